@@ -13,9 +13,10 @@ from agentkd.executors.architecture import initial
 from agentkd.fleet.audit import create
 from agentkd.fleet.decisions import decide
 from agentkd.fleet.knowledge import Knowledge
+from agentkd.fleet.known import Plan
 from agentkd.fleet.messages import Report, Topics
 from agentkd.fleet.office import Office
-from agentkd.fleet.rollout import Fleet, Plan
+from agentkd.fleet.rollout import Fleet
 from agentkd.fleet.server import Server, filters
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.transport.memory import Faults, Hub

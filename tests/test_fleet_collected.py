@@ -10,9 +10,9 @@ import pytest
 
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fleet.knowledge import Knowledge, gather
+from agentkd.fleet.known import Known
 from agentkd.fleet.messages import Topics
 from agentkd.fleet.notes import LARGEST, Note
-from agentkd.fleet.rollout import Known
 from agentkd.fleet.server import Server
 from agentkd.fleet.sharing import LEDGER, Sharing
 from agentkd.transport.memory import Hub

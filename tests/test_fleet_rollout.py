@@ -10,9 +10,10 @@ import pytest
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fleet.audit import AuditLog
 from agentkd.fleet.decisions import supersedes, transition, waits
+from agentkd.fleet.known import FAILURES, Known, Plan
 from agentkd.fleet.messages import Report
 from agentkd.fleet.office import Office, told
-from agentkd.fleet.rollout import FAILURES, Known, Plan, fold, order
+from agentkd.fleet.rollout import fold, order
 from tests.fleet_world import Paper, executor_file, office
 
 OTHER = "a" * 64

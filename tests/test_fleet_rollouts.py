@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections import Counter
@@ -15,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from agentkd.errors import ConfigError
 from agentkd.fleet.audit import AuditLog, Entry
 from agentkd.fleet.decisions import command, decide, judged, push_event, transition
+from agentkd.fleet.known import FAILURES, Plan
 from agentkd.fleet.messages import ENDS, Report
-from agentkd.fleet.rollout import FAILURES, Fleet, Plan, fold
+from agentkd.fleet.rollout import Fleet, fold
 
 OTHER = "f" * 64
 NAMES = st.sampled_from([f"d{index}" for index in range(7)])
@@ -117,6 +119,16 @@ class Rollouts(RuleBasedStateMachine):
         except ConfigError:
             return
         self._settle()
+
+    @rule(anew=st.booleans())
+    def checkpoint(self, anew: bool) -> None:
+        """A checkpoint is written; a server starts from it alone, or goes on."""
+        event = json.loads(json.dumps(self.fleet.checkpoint()))
+        if anew:
+            self.lines.append(Entry(len(self.lines) + 1, self.now, event, ""))
+            self.fleet = fold(self.lines[-1:])
+        else:
+            self._write(event)
 
     @rule(what=st.sampled_from(["wave", "finish", "resume", "abort", "pause"]))
     def late(self, what: str) -> None:

@@ -18,8 +18,8 @@ from blockbuster import BlockBuster
 
 from agentkd.distillation.federated.wire import Topics as RoundTopics
 from agentkd.errors import ConfigError, LoadError, WriteError
-from agentkd.fleet.audit import write_private
 from agentkd.fleet.desk import filters as questions
+from agentkd.fleet.keys import write_private
 from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
 from agentkd.fleet.server import Server, alone, filters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -224,6 +225,28 @@ def test_file_that_fails_later_is_told_and_nothing_else(tmp_path: Path) -> None:
         (folder / "agent.prom").unlink()
         folder.rmdir()
     assert "could not be written" in file.error
+
+
+def test_a_source_that_raises_now_and_then_ends_no_file(tmp_path: Path) -> None:
+    """Its thread writes again as soon as the metrics can be read."""
+    asked, healed = threading.Event(), threading.Event()
+    path, raising = tmp_path / "agent.prom", [False]
+
+    def source() -> dict[str, int]:
+        if raising[0]:
+            asked.set()
+            raise RuntimeError("dictionary changed size during iteration")
+        if asked.is_set():
+            healed.set()
+        return {"ticks_total": 2 if asked.is_set() else 1}
+
+    with PrometheusFile(source, path, every=0.01) as file:
+        raising[0] = True
+        assert asked.wait(ENOUGH)
+        raising[0] = False
+        assert healed.wait(ENOUGH)
+    assert "agentkd_ticks_total 2.0\n" in path.read_text()
+    assert file.error == ""
 
 
 def test_scalars_are_flat_numbers() -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from agentkd.errors import SignatureError
+from agentkd.errors import LoadError, SignatureError
+from agentkd.signing import repository as repositories
+from agentkd.signing.proof import Proof, proof_from_bytes
+from agentkd.signing.store import TrustStore
 from tests.signing import DATA, Signer, check
 
 pytest.importorskip("tuf", reason="needs tuf, of the extra fleet")
@@ -35,6 +38,39 @@ def test_the_newest_signature_of_a_file_counts(tmp_path: Path) -> None:
     again.write_bytes(DATA)
     found = check(signer.trust(), signer.sign(again))
     assert (found.name, found.serial) == ("walk-3.akd", 3)
+
+
+def test_more_roots_than_a_device_follows_lead_on_from_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The signer says which; a proof holds no more roots than a device reads."""
+    signer = Signer(tmp_path)
+    monkeypatch.setattr(repositories, "MOST_ROOTS", 3)
+    for _ in range(2):
+        signer.rotate("timestamp")
+    assert check(signer.trust(), signer.sign()).root == 3
+    assert not caplog.records
+    for _ in range(2):
+        signer.rotate("timestamp")
+    files = signer.sign()
+    assert "give devices metadata/3.root.json" in caplog.text
+    assert sorted(each for each in files if "root" in each) == [f"{n}.root.json" for n in (3, 4, 5)]
+    late = TrustStore(signer.folder / "metadata" / "3.root.json")
+    assert check(late, files).root == 5
+    with pytest.raises(SignatureError, match="Only what the keys of") as caught:
+        check(signer.trust(), files)
+    assert caught.value.reason == "signature"
+
+
+def test_a_proof_has_as_many_roots_as_a_device_follows() -> None:
+    """257; more are refused before any is read."""
+    names = [f"{number}.root.json" for number in range(1, 258)]
+    names += ["timestamp.json", "9.snapshot.json", "9.targets.json"]
+    proof = Proof(dict.fromkeys(names, b"{}"))
+    assert len(proof_from_bytes(proof.to_bytes()).files) == 260
+    more = Proof({**proof.files, "258.root.json": b"{}"})
+    with pytest.raises(LoadError, match="at most 260"):
+        proof_from_bytes(more.to_bytes())
 
 
 def test_a_damaged_memory_is_no_licence(tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ def _conditions(options: Options) -> dict[str, Any]:
                 f"--waves {options.waves!r}: numbers with commas between them, such as 5,25,100."
             ) from None
     if options.abort:
-        from agentkd.fleet.rollout import ABORT
+        from agentkd.fleet.known import ABORT
 
         found["abort"] = {**ABORT, **dict(_share(each) for each in options.abort)}
     return found
@@ -313,13 +313,16 @@ def _audit(options: Options, folder: Path) -> int:
     """Verify each line, then print those that are asked for."""
     from agentkd.fleet.audit import AuditLog
     from agentkd.fleet.office import told
+    from agentkd.fleet.rollout import Fleet
 
     console = Console()
     trail = AuditLog(folder, options.key)
     first, earliest = _since(options.since)
-    last = None
-    for entry in trail.read(signatures=True):
-        last = entry
+    last, count, fleet = None, 0, Fleet()
+    for entry in trail.everything():
+        # A checkpoint has to be what the lines before it make.
+        fleet.apply(entry)
+        last, count = entry, count + 1
         if entry.number < first or entry.time < earliest:
             continue
         if options.json:
@@ -332,11 +335,17 @@ def _audit(options: Options, folder: Path) -> int:
         )
     if options.json:
         return 0
+    for begin, end in trail.absent:
+        text = f"lines {begin:,} to {end:,} are not here; the checkpoint after them stands for them"
+        console.print(Text(text, "yellow"), soft_wrap=True)
     if trail.torn:
         text = f"{trail.torn} bytes of an unfinished line follow; the next writer cuts them off"
         console.print(Text(text, "yellow"))
     assert last is not None
-    console.print(f"{last.number:,} lines verified; the last one's SHA-256 is {last.digest}")
+    console.print(
+        f"{count:,} lines verified, up to line {last.number:,}; its SHA-256 is {last.digest}",
+        soft_wrap=True,
+    )
     return 0
 
 

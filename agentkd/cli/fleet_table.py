@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from agentkd.fleet.decisions import waits
-from agentkd.fleet.rollout import FAILURES, OUTCOMES, Fleet, Known, Outcome, Rollout
+from agentkd.fleet.known import FAILURES, OUTCOMES, Known, Outcome, Rollout
+from agentkd.fleet.rollout import Fleet
 
 _EACH = 40
 """Devices up to which each has a line of its own."""

@@ -94,7 +94,8 @@ class Slots:
         with suppress(BlockingIOError, PermissionError), self._locked(fetching=True, wait=False):
             for pattern in (".*.tmp", f"{WORK}*"):
                 for each in self._folder.glob(pattern):
-                    shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
+                    folder = each.is_dir() and not each.is_symlink()
+                    shutil.rmtree(each) if folder else each.unlink(missing_ok=True)
 
     @contextmanager
     def changing(self, stage: str, *, fetching: bool = False) -> Iterator[None]:
@@ -117,7 +118,8 @@ class Slots:
     @contextmanager
     def _locked(self, *, fetching: bool, wait: bool = True) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path, flags = self._folder, os.O_RDONLY | os.O_CLOEXEC
+        # A pipe in the lock's place would block without O_NONBLOCK.
+        path, flags = self._folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         if fetching:
             path, flags = path / _FETCHING, flags | os.O_CREAT
         descriptor = os.open(path, flags, 0o644)

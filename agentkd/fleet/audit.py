@@ -3,6 +3,10 @@
 Each line is a JSON object with its number, its time, the SHA-256 of the line before, an event, and
 an Ed25519 signature of all that. So the signature of the last line holds for the lines before it.
 A line that a kill left unfinished is cut off by the next writer.
+
+A checkpoint is a line with the state that all lines before it make. It begins a new file, so that a
+start reads no further back. The lines before stay beside it, in a file that is named by the first
+of them: `audit-000000001.log`. Nothing but `everything` reads those.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,12 +26,15 @@ from typing import Any, BinaryIO, final
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.extras import needing
 from agentkd.fields import Fields, parse_json
-from agentkd.files import loading, read_file, sync, write_atomic
+from agentkd.files import loading, sync, write_atomic
+from agentkd.fleet.keys import read_private, read_public, write_private
 from agentkd.printable import logger
 
 log = logger(__name__)
 
 NAME, KEY, PUBLIC = "audit.log", "audit.pem", "audit.pub"
+CHECKPOINT = "checkpoint"
+"""What the event of a checkpoint is called."""
 Event = Mapping[str, Any]
 """What happened: its kind under "what", and what belongs to it."""
 _LARGEST = 1 << 24
@@ -36,6 +42,7 @@ _LARGEST = 1 << 24
 _PURPOSE = b"agentkd.audit 1\n"
 """Stands before what is signed, so that a signature of something else is not one of a line."""
 _FIRST = "0" * 64
+_SEGMENTS = "audit-*.log"
 _END = re.compile(rb',"signature":"([0-9a-f]{128})"\}\Z')
 
 
@@ -76,11 +83,20 @@ class AuditLog:
             )
         self.torn = 0
         """Bytes of an unfinished line at the end, as of the last look."""
-        self._key = _read_public(self.folder / PUBLIC if public is None else Path(public))
+        self.absent: list[tuple[int, int]] = []
+        """First and last number of lines that are not here, after `everything`."""
+        self._key = read_public(self.folder / PUBLIC if public is None else Path(public))
         self._private: Any = None
         self._last = Entry(0, 0.0, {}, _FIRST)
         self._at = 0
         self._raw = b""
+        self._reading, self._file = self.path, (0, 0)
+        self._first = 1
+
+    @property
+    def lines(self) -> int:
+        """Lines since the checkpoint with which the file begins, as of the last look."""
+        return self._last.number - self._first
 
     def read(self, *, signatures: bool = False) -> Iterator[Entry]:
         """Yield the lines that are new since the last call; take all of them, or none counts.
@@ -94,6 +110,35 @@ class AuditLog:
         """
         with loading(self.path), self.path.open("rb") as stream:
             yield from self._read(stream, signatures)
+
+    def everything(self) -> Iterator[Entry]:
+        """Yield all lines that are in the folder, those before checkpoints too, all verified.
+
+        `absent` says which are not there: lines before a checkpoint may be moved elsewhere.
+
+        Raises:
+            LoadError: If a line was changed, removed, or put in; it names the line.
+        """
+        self._last, self._raw, self.absent = Entry(0, 0.0, {}, _FIRST), b"", []
+        with loading(self.path), self.path.open("rb") as newest:
+            for path in sorted(self.folder.glob(_SEGMENTS)):
+                if os.path.samestat(path.stat(), os.fstat(newest.fileno())):
+                    # A kill came before the new file took its place.
+                    continue
+                with path.open("rb") as stream:
+                    yield from self._segment(stream, path)
+                if self.torn:
+                    raise self._damaged(self._last.number + 1, "it is unfinished")
+            yield from self._segment(newest, self.path)
+
+    def _segment(self, stream: BinaryIO, path: Path) -> Iterator[Entry]:
+        """Yield the lines of a file, and note which lie between it and the one before."""
+        self._reading, self._at, expected = path, 0, self._last.number + 1
+        for entry in self._new(stream, signatures=True):
+            if entry.number > expected:
+                self.absent.append((expected, entry.number - 1))
+            expected = entry.number + 1
+            yield entry
 
     def append(
         self, make: Callable[[Sequence[Entry]], Sequence[Event]], now: float | None = None
@@ -110,31 +155,89 @@ class AuditLog:
         """
         private = self._signer()
         with self._locked() as stream:
-            found = list(self._read(stream, signatures=False))
-            if self.torn:
-                log.warning(
-                    "%s: %d bytes of an unfinished line after line %d were cut off.",
-                    self.path,
-                    self.torn,
-                    self._last.number,
-                )
-                os.ftruncate(stream.fileno(), self._at)
-                self.torn = 0
+            found = self._newest(stream)
             events = make(found)
             if events:
                 found += self._write(stream, events, private, time.time() if now is None else now)
         return found
 
+    def checkpoint(
+        self, make: Callable[[Sequence[Entry]], Event], now: float | None = None
+    ) -> list[Entry]:
+        """Begin a new file with a checkpoint, and return all new lines, others' too.
+
+        After a kill the trail is as before, or with the checkpoint.
+
+        Args:
+            make: Is given the lines that others have added, and returns the checkpoint.
+            now: Seconds since 1970; by default the clock's.
+
+        Raises:
+            LoadError: If a line does not verify, or the private key cannot be read.
+            WriteError: If it cannot be written; then the trail is as before.
+        """
+        private, fresh = self._signer(), self.folder / f".{os.urandom(8).hex()}.tmp"
+        with self._locked() as stream:
+            found = self._newest(stream)
+            event, last = make(found), self._last
+            at = max(time.time() if now is None else now, last.time)
+            line = _signed(last, event, at, private)
+            try:
+                with fresh.open("xb") as begun:
+                    # Who opens it waits until it is in its place for good.
+                    fcntl.flock(begun, fcntl.LOCK_EX)
+                    begun.write(line + b"\n")
+                    begun.flush()
+                    os.fsync(begun.fileno())
+                    self._set_aside(stream)
+                    fresh.replace(self.path)
+                    sync(self.folder)
+            except OSError as error:
+                raise WriteError(
+                    f"No checkpoint could be written in {self.folder}: {error.strerror or error}. "
+                    "The trail is as before; make room."
+                ) from error
+            finally:
+                fresh.unlink(missing_ok=True)
+        # The new file is read as any other's is.
+        return found + list(self.read())
+
+    def _set_aside(self, stream: BinaryIO) -> None:
+        """Give the file a second name, which it keeps."""
+        kept = self.folder / _SEGMENTS.replace("*", f"{self._first:09}")
+        if not (kept.exists() and os.path.samestat(kept.stat(), os.fstat(stream.fileno()))):
+            # Unlike a rename, a link replaces nothing.
+            os.link(self.path, kept)
+            sync(self.folder)
+
+    def _newest(self, stream: BinaryIO) -> list[Entry]:
+        """Return the new lines of a file that is locked; cut off an unfinished one."""
+        found = list(self._read(stream, signatures=False))
+        if self.torn:
+            log.warning(
+                "%s: %d bytes of an unfinished line after line %d were cut off.",
+                self.path,
+                self.torn,
+                self._last.number,
+            )
+            os.ftruncate(stream.fileno(), self._at)
+            self.torn = 0
+        return found
+
     def _read(self, stream: BinaryIO, signatures: bool) -> Iterator[Entry]:
-        before = self._last, self._at, self._raw
+        before = self._last, self._at, self._raw, self._file, self._first
         try:
             yield from self._new(stream, signatures)
         except BaseException:
             # What comes before a line that does not verify is read again next time.
-            self._last, self._at, self._raw = before
+            self._last, self._at, self._raw, self._file, self._first = before
             raise
 
     def _new(self, stream: BinaryIO, signatures: bool) -> Iterator[Entry]:
+        facts = os.fstat(stream.fileno())
+        if self._file != (facts.st_dev, facts.st_ino):
+            # It is read for the first time, or a checkpoint began it.
+            self._file, self._at = (facts.st_dev, facts.st_ino), 0
         size = stream.seek(0, os.SEEK_END)
         if size < self._at:
             raise LoadError(
@@ -150,6 +253,8 @@ class AuditLog:
             entry = self._checked(raw)
             if signatures:
                 self._verify(raw, entry.number)
+            if not self._at:
+                self._first = entry.number
             # Only what was verified, or is followed by what is, leaves here as true.
             self._last, self._at, self._raw = entry, self._at + len(line), raw
             yield entry
@@ -174,7 +279,10 @@ class AuditLog:
             Fields(event, f"Line {number}: 'event'").text("what")
         except LoadError as error:
             raise self._damaged(number, str(error)) from error
-        if found != (number, last.digest):
+        if not self._at and event["what"] == CHECKPOINT and found[0] > number:
+            # The lines between are not read: it stands for them.
+            number = found[0]
+        elif found != (number, last.digest):
             # If the line before was changed, its own signature says so.
             if self._raw:
                 self._verify(self._raw, last.number)
@@ -195,8 +303,8 @@ class AuditLog:
 
     def _damaged(self, number: int, why: str) -> LoadError:
         return LoadError(
-            f"{self.path}: line {number} does not verify: {why}. Something else than agentkd has "
-            "changed the file. Restore it from a copy."
+            f"{self._reading}: line {number} does not verify: {why}. Something else than agentkd "
+            "has changed the file. Restore it from a copy."
         )
 
     def _write(
@@ -236,11 +344,16 @@ class AuditLog:
             ) from error
         with stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
-            yield stream
+            # Another file may have taken its place meanwhile.
+            if os.path.samestat(os.fstat(stream.fileno()), self.path.stat()):
+                yield stream
+                return
+        with self._locked() as other:
+            yield other
 
     def _signer(self) -> Any:
         if self._private is None:
-            self._private = _read_private(self.folder / KEY)
+            self._private = read_private(self.folder / KEY)
         return self._private
 
 
@@ -266,39 +379,12 @@ def create(folder: Path, event: Event, now: float | None = None) -> AuditLog:
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
         write_private(folder / KEY, pem)
-    private = _read_private(folder / KEY)
+    private = read_private(folder / KEY)
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     write_atomic(folder / PUBLIC, public)
     line = _signed(Entry(0, 0.0, {}, _FIRST), event, time.time() if now is None else now, private)
     write_atomic(folder / NAME, line + b"\n")
     return AuditLog(folder)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a private key, whole or not at all, in a file of mode 0600 that was not there.
-
-    Raises:
-        WriteError: If it cannot be written.
-    """
-    fresh = path.with_name(f".{os.urandom(8).hex()}.tmp")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            with os.fdopen(os.open(fresh, flags, 0o600), "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            # Unlike a rename, a link replaces nothing.
-            os.link(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
-        sync(path.parent)
-    except OSError as error:
-        raise WriteError(
-            f"{path} could not be written: {error.strerror or error}. A key is never written over "
-            "another one."
-        ) from error
 
 
 def _signed(last: Entry, event: Event, now: float, private: Any) -> bytes:
@@ -309,30 +395,3 @@ def _signed(last: Entry, event: Event, now: float, private: Any) -> bytes:
         raise WriteError(f"An event of {len(body):,} bytes; at most {_LARGEST:,} fit a line.")
     signature: bytes = private.sign(_PURPOSE + body).hex().encode()
     return body[:-1] + b',"signature":"' + signature + b'"}'
-
-
-def _read_private(path: Path) -> Any:
-    with needing("A fleet's audit trail"):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    with loading(path, keep=(ConfigError,)):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise ConfigError(
-                f"{path} may be read by others than its owner (mode {mode:o}): chmod 600 {path}."
-            )
-        found = load_pem_private_key(read_file(path, 1 << 16), None)
-        if not isinstance(found, Ed25519PrivateKey):
-            raise LoadError(f"{path} is not an Ed25519 key.")
-        return found
-
-
-def _read_public(path: Path) -> Any:
-    with needing("A fleet's audit trail"):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    with loading(path):
-        found = load_pem_public_key(read_file(path, 1 << 16))
-        if not isinstance(found, Ed25519PublicKey):
-            raise LoadError(f"{path} is not an Ed25519 public key.")
-        return found

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from agentkd.errors import ConfigError
 from agentkd.fleet.audit import Event
+from agentkd.fleet.known import FAILURES, Known, Plan, Rollout
 from agentkd.fleet.messages import Report
-from agentkd.fleet.rollout import FAILURES, Fleet, Known, Plan, Rollout
+from agentkd.fleet.rollout import Fleet
 
 _DID = {"refused": "refused it", "rolled-back": "rolled it back", "timed-out": "took too long"}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -261,11 +263,15 @@ class Errand:
 
     def _tidy(self, kept: Iterable[Path]) -> None:
         """Remove what arrived of other files."""
+        if self._folder.is_symlink():
+            # What is not this device's own is not tidied up.
+            raise NotADirectoryError(errno.ENOTDIR, "It is a link; remove it", str(self._folder))
         names = {each.name for each in kept}
         if self._folder.is_dir():
             for each in self._folder.iterdir():
                 if each.name not in names:
-                    each.unlink(missing_ok=True)
+                    folder = each.is_dir() and not each.is_symlink()
+                    shutil.rmtree(each) if folder else each.unlink(missing_ok=True)
 
     def _complete(self) -> bool:
         """Look at the files on the disk once more, as a whole."""

@@ -16,15 +16,18 @@ from typing import Any, Literal, final
 from agentkd.deploy.bundle import from_bytes
 from agentkd.errors import BundleError, ConfigError, LoadError, SignatureError
 from agentkd.files import read_file, write_atomic
-from agentkd.fleet.audit import AuditLog, Entry, Event
+from agentkd.fleet.audit import CHECKPOINT, AuditLog, Entry, Event
 from agentkd.fleet.decisions import command, push_event
+from agentkd.fleet.known import Plan
 from agentkd.fleet.messages import Desired
-from agentkd.fleet.rollout import Fleet, Plan
+from agentkd.fleet.rollout import Fleet
 from agentkd.signing.proof import LARGEST, proof_from_bytes, proof_path
 from agentkd.signing.store import TrustStore
 from agentkd.transport.blobs import CHUNK, Blob, blob
 
 ROOT, MEMORY, FILES = "root.json", "trust.json", "files"
+SEGMENT = 20_000
+"""Lines of the trail after which a checkpoint begins a new file."""
 _LARGEST_FILE = 1 << 26
 
 
@@ -33,6 +36,7 @@ class Office:
     """A fleet's folder.
 
         FOLDER/audit.log      the trail, with audit.pem, its private key, and audit.pub
+        FOLDER/audit-*.log    its lines before checkpoints, for audit alone
         FOLDER/root.json      the repository that is trusted, if you put it there
         FOLDER/files/SHA-256  executor files and proofs
 
@@ -91,6 +95,37 @@ class Office:
             return make(self.fleet)
 
         found = self.log.append(make_all, self.clock() if now is None else now)
+        for entry in found[folded:]:
+            self.fleet.apply(entry)
+        return found
+
+    def compact(self, least: int | None = None) -> list[Entry]:
+        """Begin a new file of the trail with a checkpoint, if there are many lines since the last.
+
+        Args:
+            least: So many lines; by default 20,000, or eight for each device if that is more.
+
+        Returns:
+            All lines that are new since the last look.
+
+        Raises:
+            LoadError: If a line does not verify.
+            WriteError: If it cannot be written; the trail is as before.
+        """
+        if least is None:
+            least = max(SEGMENT, 8 * len(self.fleet.devices))
+        if self.log.lines < least:
+            return []
+        folded = 0
+
+        def make(entries: Sequence[Entry]) -> Event:
+            nonlocal folded
+            for entry in entries:
+                self.fleet.apply(entry)
+            folded = len(entries)
+            return self.fleet.checkpoint()
+
+        found = self.log.checkpoint(make, self.clock())
         for entry in found[folded:]:
             self.fleet.apply(entry)
         return found
@@ -211,6 +246,8 @@ def told(event: Event) -> str:
             f"push {found['name']} {str(found['digest'])[:12]}, {found['size']} bytes, {signed}, "
             f"waves {waves}, by {found['by']}"
         )
+    if what == CHECKPOINT:
+        return f"checkpoint of {len(found['state']['devices']):,} devices"
     if what == "timed-out":
         return f"took too long: {json.dumps(found['devices'])[1:-1]}"
     rest = {"abort": "text", "created": "site"}.get(what, "by")

@@ -4,145 +4,31 @@ There is no I/O here and no clock: times come with the lines, or as an argument.
 the same state, so a server that was killed goes on where its trail ends.
 
 An event's "what" is one of: created, device, push, wave, timed-out, pause, resume, abort, rollback,
-finish. An event that does not fit the state, such as a wave that was begun as someone paused, is
-ignored.
+finish, checkpoint. An event that does not fit the state, such as a wave that was begun as someone
+paused, is ignored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Literal, final
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, final
 
-from agentkd.errors import ConfigError, LoadError, check_range
+from agentkd.errors import LoadError
 from agentkd.fields import Fields
-from agentkd.fleet.audit import Entry
+from agentkd.fleet.audit import CHECKPOINT, Entry
+from agentkd.fleet.known import Course, Known, Outcome, Plan, Rollout, Target, read_plan
 from agentkd.fleet.messages import Action
+from agentkd.fleet.snapshot import Snapshot, read_snapshot
 from agentkd.transport.names import device_name
 
-Kind = Literal["refused", "rolled-back", "timed-out"]
-FAILURES: tuple[Kind, ...] = ("refused", "rolled-back", "timed-out")
-Outcome = Literal["later", "absent", "pending", "confirmed", "refused", "rolled-back", "timed-out"]
-"""Where a device stands in a rollout: not asked yet; asked and off line, without having begun;
-under way; and the four ends."""
-OUTCOMES: tuple[Outcome, ...] = ("later", "absent", "pending", "confirmed", *FAILURES)
-Course = Literal["running", "paused", "aborted", "rolled-back", "finished"]
-ABORT: Mapping[str, float] = {"refused": 0.1, "rolled-back": 0.05, "timed-out": 0.2}
-"""The share of each failure above which a rollout is aborted, by default."""
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRIED = ("STAGED", "TRIAL", "CONFIRMED", "ROLLED_BACK")
 _OF = {"REFUSED": "refused", "ROLLED_BACK": "rolled-back"}
 _MOST_DEVICES = 1_000_000
 _MOST_REPLACED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is delivered, and under which conditions.
-
-    Raises:
-        ConfigError: If a value is out of its range.
-    """
-
-    digest: str
-    """SHA-256 of the executor's file, in hexadecimal."""
-    name: str
-    """What it was signed as."""
-    size: int
-    """Bytes."""
-    proof: str = ""
-    """SHA-256 of its proof, "" if it has none."""
-    signed: str = ""
-    """What the proof says, "" if it was not checked."""
-    waves: tuple[float, ...] = (5.0, 25.0, 100.0)
-    """Per cent of the devices that are asked in each wave and those before it."""
-    sample: int = 5
-    """Devices that have to come to an end before anything is judged; fewer if fewer are asked."""
-    abort: Mapping[str, float] = field(default_factory=lambda: dict(ABORT))
-    """By kind of failure, the share of the asked devices above which the rollout is aborted."""
-    limit: float = 900.0
-    """Seconds that a device may take, from when it was asked and on line."""
-    back: bool = False
-    """Whether an abort also rolls back the devices that took it."""
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        waves = self.waves
-        ordered = all(a < b for a, b in pairwise(waves))
-        if not waves or not ordered or not waves[0] > 0 or waves[-1] != 100:
-            told = ",".join(f"{each:g}" for each in waves)
-            raise ConfigError(
-                f"waves are {told or 'empty'}; they have to grow from above 0 to 100 per cent, "
-                "such as 5,25,100."
-            )
-        check_range("sample", self.sample, least=1)
-        check_range("limit", self.limit, above=0, below=math.inf)
-        for kind, share in self.abort.items():
-            if kind not in FAILURES:
-                raise ConfigError(f"abort {kind!r}: one of {', '.join(FAILURES)}.")
-            check_range(f"abort {kind}", share, least=0, most=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a device is asked for."""
-
-    revision: int
-    """The number of the line that made it so, or larger if the device has seen larger ones."""
-    action: Action
-    rollout: int
-    """The number of the line that began the rollout."""
-
-
-@dataclass(slots=True)
-class Known:
-    """A device, as far as it told, and where it stands in the newest rollout."""
-
-    name: str
-    boot: str = ""
-    session: int = 0
-    online: bool = False
-    seen: int = 0
-    phase: str = "IDLE"
-    digest: str = ""
-    active: str = ""
-    reason: str = ""
-    text: str = ""
-    target: Target | None = None
-    asked: int = 0
-    """The revision with which the newest rollout asked it first, 0 if it did not."""
-    begun: bool = False
-    """Whether it has had the newest rollout's executor in its slots."""
-    end: Outcome | None = None
-    clock: float | None = None
-    """When its time began to count."""
-    outcome: Outcome = "later"
-
-    def revision(self, number: int) -> int:
-        """Return one above all that the device was told, at least `number`."""
-        told = self.target.revision if self.target is not None else 0
-        return max(number, self.seen + 1, told + 1)
-
-
-@dataclass(slots=True)
-class Rollout:
-    """A rollout under way, or over."""
-
-    number: int
-    plan: Plan
-    by: str
-    began: float
-    course: Course = "running"
-    wave: int = -1
-    wave_began: float = 0.0
-    text: str = ""
-    """Why it was aborted."""
-    ended: float | None = None
 
 
 @final
@@ -162,9 +48,10 @@ class Fleet:
         self.pending: set[str] = set()
         self.changed: set[str] = set()
         """Devices with a new target; whoever sends it empties the set."""
+        self.former: dict[str, None] = {}
+        """Digests of what the rollouts before the newest delivered, the last few."""
         self.replaced: dict[str, None] = {}
-        """Digests of what the rollouts before the newest delivered, the last few: their chunks may
-        still be at the broker. Who takes them back empties it."""
+        """Those of them whose chunks may still be at the broker. Who takes them back empties it."""
         self.number, self.time = 0, 0.0
 
     def apply(self, entry: Entry) -> None:
@@ -175,6 +62,9 @@ class Fleet:
         """
         fields = Fields(entry.event, f"Line {entry.number}")
         what = fields.text("what")
+        if what == CHECKPOINT:
+            self._checkpoint(entry, fields)
+            return
         self.number, self.time = entry.number, entry.time
         if what == "created":
             self.site = fields.text("site")
@@ -187,6 +77,33 @@ class Fleet:
                 self._decided(self.rollout, what, fields)
         else:
             raise LoadError(f"Line {entry.number}: no event is called {what[:40]!r}.")
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return the event that stands for all lines so far."""
+        state = Snapshot(self.site, self.devices, self.rollout, self.plans, tuple(self.former))
+        return {"what": CHECKPOINT, "state": state.told()}
+
+    def _checkpoint(self, entry: Entry, fields: Fields) -> None:
+        """Take the state over where lines before it were not folded in, else compare it."""
+        if entry.number == self.number + 1:
+            if entry.event != self.checkpoint():
+                raise LoadError(
+                    f"Line {entry.number}: the checkpoint is not what the lines before it make. "
+                    "Restore audit.log from a copy."
+                )
+        else:
+            found = read_snapshot(fields.fields("state"))
+            self.site, self.rollout = found.site, found.rollout
+            self.devices, self.plans = dict(found.devices), dict(found.plans)
+            self.former = dict.fromkeys(found.former)
+            self.replaced = dict(self.former)
+            devices = self.devices.values()
+            self.counts = Counter(each.outcome for each in devices)
+            self.online = sum(each.online for each in devices)
+            self.pending = {each.name for each in devices if each.outcome == "pending"}
+            # Who they were told is not known.
+            self.changed = {each.name for each in devices if each.target is not None}
+        self.number, self.time = entry.number, entry.time
 
     def _report(self, fields: Fields) -> None:
         name = device_name(fields.text("device"))
@@ -223,10 +140,11 @@ class Fleet:
         self._follow(device, rollout)
 
     def _push(self, fields: Fields) -> None:
-        plan, before = _plan(fields), self.rollout
+        plan, before = read_plan(fields), self.rollout
         by = fields.text("by")
         if before is not None and before.wave >= 0:
             found = [each for each in (before.plan.digest, before.plan.proof) if each]
+            self.former = dict.fromkeys([*self.former, *found][-_MOST_REPLACED:])
             self.replaced = dict.fromkeys([*self.replaced, *found][-_MOST_REPLACED:])
         self.rollout = Rollout(self.number, plan, by, self.time)
         self.plans[self.number] = plan
@@ -348,26 +266,6 @@ def _action(device: Known, rollout: Rollout) -> Action:
 def order(device: str, digest: str) -> bytes:
     """Return by what devices are ordered, so that not always the same ones are first."""
     return hashlib.sha256(f"{digest}/{device}".encode()).digest()
-
-
-def _plan(fields: Fields) -> Plan:
-    for name in ("digest", "proof"):
-        if not _DIGEST.fullmatch(fields.text(name)) and (name == "digest" or fields.text(name)):
-            raise LoadError(f"{fields.text(name)[:80]!r} is not a SHA-256 in hexadecimal.")
-    abort = fields.get("abort")
-    shares = Fields(abort, "abort")
-    return Plan(
-        digest=fields.text("digest"),
-        name=fields.text("name"),
-        size=fields.whole("size"),
-        proof=fields.text("proof"),
-        signed=fields.text("signed"),
-        waves=fields.numbers("waves"),
-        sample=fields.whole("sample"),
-        abort={each: shares.number(each) for each in abort},
-        limit=fields.number("limit"),
-        back=fields.flag("back"),
-    )
 
 
 def fold(entries: Iterable[Entry]) -> Fleet:

@@ -22,10 +22,11 @@ from agentkd.files import loading
 from agentkd.fleet.audit import Entry, Event
 from agentkd.fleet.decisions import Waiting, decide, without_file
 from agentkd.fleet.knowledge import Knowledge
+from agentkd.fleet.known import OUTCOMES, Known, Target
 from agentkd.fleet.messages import Desired, Phase, Report, Topics, read_report
 from agentkd.fleet.notes import LARGEST
 from agentkd.fleet.office import Office
-from agentkd.fleet.rollout import OUTCOMES, Fleet, Known, Target
+from agentkd.fleet.rollout import Fleet
 from agentkd.fleet.shelf import Shelf
 from agentkd.printable import logger
 from agentkd.transport import Message, Received, Transport
@@ -46,6 +47,8 @@ _NOTES, _A_TURN = 1000, 50
 """Notes that wait to be kept, and how many are kept each turn: rollouts do not wait for them."""
 _TELEMETRY = 10.0
 """Seconds after which the newest numbers of devices are written again."""
+_COMPACT = 600.0
+"""Seconds after which a checkpoint that could not be written is tried again."""
 COUNTED = (
     *("chunks_sent", "needs_answered", "desired_sent", "messages_dropped", "messages_refused"),
     *("notes_taken", "notes_dropped", "observations_taken"),
@@ -113,7 +116,7 @@ class Server:
         self._transport, self._told, self._knowledge = transport, told, knowledge
         self._notes: deque[tuple[str, bytes]] = deque()
         self._noted: dict[str, tuple[float, float]] = {}
-        self._wrote = 0.0
+        self._wrote = self._compact_at = 0.0
         self._topics = Topics(office.fleet.site)
         self._shelf = Shelf(office, self._send, self.counters, chunk)
         self._clock = Steady(office.clock, office.fleet.time)
@@ -226,6 +229,12 @@ class Server:
             entries += office.change(lambda _: changes, self._clock())
         while self._due(office.fleet, now):
             entries += office.change(lambda fleet: self._due(fleet, now), self._clock())
+        if now >= self._compact_at:
+            try:
+                entries += office.compact()
+            except WriteError as error:
+                log.warning("%s", error)
+                self._compact_at = now + _COMPACT
         if self._knowledge is not None:
             self._learn(self._knowledge, now)
         return entries

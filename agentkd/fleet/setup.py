@@ -27,6 +27,7 @@ from agentkd.extras import needing
 from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, write_atomic
 from agentkd.fleet import audit
+from agentkd.fleet.keys import write_private
 from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
 from agentkd.transport.names import device_name
@@ -306,7 +307,7 @@ def _key(path: Path) -> Any:
     if not path.exists():
         key = generate_private_key(SECP256R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        audit.write_private(path, pem)
+        write_private(path, pem)
     with loading(path):
         return load_pem_private_key(read_file(path, _LARGEST), None)
 

@@ -194,9 +194,9 @@ class _Handler(MetricsHandler):
 class PrometheusFile:
     """Writes metrics into a file every so many seconds, for node_exporter's text collector.
 
-    The file is replaced whole, and for the last time at the end of the block. A disk that refuses
-    is told once and changes nothing else. The collector wants a name that ends in .prom. Every line
-    has `labels` besides its own.
+    The file is replaced whole, and for the last time at the end of the block. A disk that refuses,
+    or a source that raises, is told once and changes nothing else. The collector wants a name that
+    ends in .prom. Every line has `labels` besides its own.
     """
 
     def __init__(
@@ -234,6 +234,10 @@ class PrometheusFile:
             if not self.error:
                 log.warning("%s", error)
             self.error = str(error)
+        except Exception as error:  # of the source: the next time it may be well again
+            if not self.error:
+                log.exception("The metrics could not be read.")
+            self.error = f"The metrics could not be read: {error}"
 
     def __enter__(self) -> Self:
         """Write for the first time, or raise a WriteError."""

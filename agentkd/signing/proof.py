@@ -21,7 +21,9 @@ SCHEMA = 1
 SUFFIX = ".proof"
 LARGEST = 1 << 22
 """Bytes of a proof that are read at most."""
-_MOST_FILES = 128
+MOST_ROOTS = 257
+"""Roots that a device follows with the one it trusts; the limit of python-tuf's client."""
+_MOST_FILES = MOST_ROOTS + 3
 METADATA = re.compile(r"(?:\d{1,9}\.(?:root|snapshot|targets)|timestamp)\.json")
 """The names of metadata files in a repository with consistent snapshots."""
 

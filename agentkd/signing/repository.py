@@ -25,7 +25,7 @@ from agentkd.extras import needing
 from agentkd.files import Content, loading, read_file, write_atomic, write_files
 from agentkd.printable import logger
 from agentkd.signing import keys as private_keys
-from agentkd.signing.proof import LARGEST, Proof, proof_path
+from agentkd.signing.proof import LARGEST, MOST_ROOTS, Proof, proof_path
 from agentkd.signing.store import SERIAL, SIGNED_AT
 
 log = logger(__name__)
@@ -162,7 +162,11 @@ def sign(
             targets.targets[path.name] = target
             placed[folder / "targets" / f"{hashlib.sha256(data).hexdigest()}.{path.name}"] = data
         held = _publish(folder, secrets[0], state, signers, placed, days, time)
-    roots = {f"{each.signed.version}.root.json": each.to_bytes() for each in state.roots}
+    newest = state.roots[-MOST_ROOTS:]
+    if newest != state.roots:
+        text = "%s has %d roots; a device follows %d: give devices metadata/%d.root.json or later."
+        log.warning(text, folder, len(state.roots), MOST_ROOTS, newest[0].signed.version)
+    roots = {f"{each.signed.version}.root.json": each.to_bytes() for each in newest}
     proofs = {path: proof_path(path) for path in signed}
     write_files(dict.fromkeys(proofs.values(), Proof(held | roots).to_bytes()))
     return proofs

@@ -19,6 +19,8 @@ TARGETS = {
     "federated": "federated:TARGET",
     "federated-kept": "federated_line:KEPT",
     "federated-offer": "federated_line:OFFER",
+    "fleet-answer": "fleet_ask:ANSWER",
+    "fleet-ask": "fleet_ask:ASK",
     "fleet-desired": "fleet:DESIRED",
     "fleet-need": "fleet:NEED",
     "fleet-note": "fleet:NOTE",

@@ -11,10 +11,11 @@ from typing import Any
 
 from agentkd.cli.fleet_table import line, shown
 from agentkd.cli.terminal import Console
-from agentkd.fleet.audit import KEY, NAME, PUBLIC, create
+from agentkd.fleet.audit import KEY, NAME, PUBLIC, Entry, create
 from agentkd.fleet.decisions import decide, push_event
+from agentkd.fleet.known import Plan
 from agentkd.fleet.office import Office, told
-from agentkd.fleet.rollout import Plan
+from agentkd.fleet.rollout import fold
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw
 from tests.fuzz.target import Files, Target
@@ -39,6 +40,9 @@ _EVENTS: list[dict[str, Any]] = [
     {"what": "rollback", "rollout": 4, "by": "me"},
     {"what": "finish", "rollout": 4},
 ]
+_LINES = [Entry(number, float(number), event, "") for number, event in enumerate(_EVENTS, 1)]
+_STATES = [fold(_LINES[:count]).checkpoint() for count in range(len(_LINES) + 1)]
+"""A checkpoint after so many of the events."""
 
 
 @cache
@@ -56,7 +60,10 @@ def build(draw: Draw) -> Files:
     """Make a trail with right hashes and signatures but for now and then."""
     files, private = _keys()
     before, out = "0" * 64, b""
-    for number, event in enumerate(_EVENTS, 1):
+    # Some begin with a checkpoint, in the place of the lines before it.
+    gone = 1 + draw.below(len(_EVENTS) - 1) if draw.chance(40) else 0
+    events = [*_EVENTS[:gone], _STATES[gone], *_EVENTS[gone:]] if gone else _EVENTS
+    for number, event in enumerate(events[gone:], gone + 1):
         told_now: Any = mutate.tree(draw, event) if draw.chance(8) else event
         entry = {"number": number, "time": float(number), "before": before, "event": told_now}
         body = mutate.document(draw, entry) if draw.chance(40) else mutate.written(entry)

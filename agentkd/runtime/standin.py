@@ -77,10 +77,9 @@ class StandIn:
         self._share, self._apart, self._action = share, Apart(action), action
         self._before: deque[_Answer] = deque(maxlen=_REMEMBERED)
         self._took, self._mine, self._late = RunningMean(), RunningMean(), RunningMean()
-        self._during = RunningMean()
+        self._during = RunningMean(), RunningMean()
         self.stands, self.stints = False, 0
         self._failed = self._passed = self._calm = self._since = 0
-        self._bar = 0.0
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -122,18 +121,19 @@ class StandIn:
             late = 0.5 * sum(self._apart(each, word) for each in held)
             self._late.note(late)
             if self.stands:
-                self._during.note(late)
+                for mean, value in zip(self._during, (apart, late), strict=True):
+                    mean.note(value)
         self._decide()
 
     def _decide(self) -> None:
-        mine, late, during = self._mine.value, self._late.value, self._during
+        mine, late, (theirs, during) = self._mine.value, self._late.value, self._during
         bound = self._share * (mine - _NEAR)
         prompt = self._took.value <= _LATEST and self._since < _FEW
         if not self.stands:
             enough = self._mine.count >= _FEW << self._failed and self._failed < _TRIALS
             self.stands = prompt and enough and late < bound
             if self.stands:
-                self.stints, self._bar, self._during = self.stints + 1, bound, RunningMean()
+                self.stints, self._during = self.stints + 1, (RunningMean(), RunningMean())
                 if self.stints == 1:
                     log.info(
                         "The planner's late answers stand in for the executor: %.2g from what the "
@@ -141,8 +141,8 @@ class StandIn:
                         late,
                         mine,
                     )
-        elif during.count >= _TRIED and during.value > _LEAVE * self._bar:
-            # They drive the planner's answers further apart than they were.
+        elif during.count >= _TRIED and during.value > _LEAVE * self._share * theirs.value:
+            # Where they steer, they are further from the planner's answers than they seemed.
             self.stands, self._failed = False, self._failed + 1
             self._mine, self._late = RunningMean(), RunningMean()
         else:

@@ -141,12 +141,13 @@ class StandIn:
                         late,
                         mine,
                     )
-        elif during.count >= _TRIED and during.value > _LEAVE * self._share * theirs.value:
-            # Where they steer, they are further from the planner's answers than they seemed.
-            self.stands, self._failed = False, self._failed + 1
+            return
+        worse = during.count >= _TRIED and during.value > theirs.value
+        self.stands = prompt and not worse and late < _LEAVE * bound
+        if not self.stands and during.value > theirs.value:
+            # Where they steer, they are further from the planner's answers than the executor is.
+            self._failed += 1
             self._mine, self._late = RunningMean(), RunningMean()
-        else:
-            self.stands = prompt and late < _LEAVE * bound
 
     def _held(self, known: int, tick: int) -> Any:
         """Return what the planner alone would do at a tick by what had arrived when `known`."""

@@ -6,8 +6,9 @@ answers before, held. Where the executor is much further from the planner, as on
 learnt is, late answers stand in for it.
 
 The first comparisons are made while the executor acts, and an action that is late may steer worse
-than it looks. So each stint is judged by what is compared during it. One that drives the planner's
-answers apart ends, and the next one needs twice as many comparisons; after two there is none.
+than it looks. So stints are judged by what is compared during them. Once late answers were further
+from the planner than the executor, at the states to which they steered, the next stint needs twice
+as many comparisons; after the second time there is none.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ log = logger(__name__)
 _FEW = 16
 """Comparisons before the first stint."""
 _TRIALS = 2
-"""Stints that may fail."""
+"""How often stints may be found worse."""
 _TRIED = 8
-"""Comparisons during a stint before it is judged by them."""
+"""Comparisons during stints before they are judged by them."""
 _REMEMBERED = 64
 _NEAR = 0.01
 """An executor that is as near as this is good enough."""
@@ -77,10 +78,9 @@ class StandIn:
         self._share, self._apart, self._action = share, Apart(action), action
         self._before: deque[_Answer] = deque(maxlen=_REMEMBERED)
         self._took, self._mine, self._late = RunningMean(), RunningMean(), RunningMean()
-        self._during = RunningMean()
+        self._during = RunningMean(), RunningMean()
         self.stands, self.stints = False, 0
         self._failed = self._passed = self._calm = self._since = 0
-        self._bar = 0.0
 
     def reset(self) -> None:
         """Begin an episode."""
@@ -89,6 +89,7 @@ class StandIn:
     def swapped(self) -> None:
         """Note that another executor acts: what the former one did hardly counts any more."""
         self._mine.count = min(self._mine.count, 1)
+        self._during = RunningMean(), RunningMean()
         self._calm = 0
 
     def take(self, asked: int, ready: int, rows: AnyDist, mine: Any) -> None:
@@ -122,18 +123,19 @@ class StandIn:
             late = 0.5 * sum(self._apart(each, word) for each in held)
             self._late.note(late)
             if self.stands:
-                self._during.note(late)
+                for mean, value in zip(self._during, (apart, late), strict=True):
+                    mean.note(value)
         self._decide()
 
     def _decide(self) -> None:
-        mine, late, during = self._mine.value, self._late.value, self._during
+        mine, late, (theirs, during) = self._mine.value, self._late.value, self._during
         bound = self._share * (mine - _NEAR)
         prompt = self._took.value <= _LATEST and self._since < _FEW
         if not self.stands:
             enough = self._mine.count >= _FEW << self._failed and self._failed < _TRIALS
             self.stands = prompt and enough and late < bound
             if self.stands:
-                self.stints, self._bar, self._during = self.stints + 1, bound, RunningMean()
+                self.stints += 1
                 if self.stints == 1:
                     log.info(
                         "The planner's late answers stand in for the executor: %.2g from what the "
@@ -141,12 +143,14 @@ class StandIn:
                         late,
                         mine,
                     )
-        elif during.count >= _TRIED and during.value > _LEAVE * self._bar:
-            # They drive the planner's answers further apart than they were.
-            self.stands, self._failed = False, self._failed + 1
+            return
+        # Where they steer, they are further from the planner's answers than the executor is.
+        worse = during.count >= _TRIED and during.value > theirs.value
+        self.stands = prompt and not worse and late < _LEAVE * bound
+        if worse:
+            self._failed += 1
             self._mine, self._late = RunningMean(), RunningMean()
-        else:
-            self.stands = prompt and late < _LEAVE * bound
+            self._during = RunningMean(), RunningMean()
 
     def _held(self, known: int, tick: int) -> Any:
         """Return what the planner alone would do at a tick by what had arrived when `known`."""

@@ -38,7 +38,7 @@ def test_a_call_to_a_loop_that_is_closing_ends(monkeypatch: pytest.MonkeyPatch) 
 
         async def receive(self) -> AsyncIterator[Received]:
             await anext(self.late)
-            yield Received(connected=True)
+            yield Received("", b"", connected=True)
             raise RuntimeError("the broker refused")
 
         def send(self, _: Any) -> bool:

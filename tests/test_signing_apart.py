@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentkd.device import Device
 from agentkd.errors import ConfigError, DeviceError, SignatureError, WriteError
-from agentkd.signing import apart
+from agentkd.signing import apart, store
 from agentkd.signing.proof import Proof
 from agentkd.signing.store import TrustStore
 from tests.runtime_children import constant
@@ -80,6 +82,57 @@ def test_an_anchor_that_changed_is_told(signer: Signer, tmp_path: Path) -> None:
     signer.root.write_bytes(signer.root.read_bytes() + b" ")
     with pytest.raises(SignatureError, match="changed while a program ran"):
         check(trust, files)
+
+
+def test_a_missing_folder_is_told_in_the_same_words(signer: Signer, tmp_path: Path) -> None:
+    """What cannot be kept, where, and that nothing was accepted."""
+    files, said = signer.sign(), []
+    for apart_too in (False, True):
+        with pytest.raises(WriteError, match=r"kept in .*No such file.*Nothing was acc") as caught:
+            check(TrustStore(signer.root, tmp_path / "no" / "trust.json", apart=apart_too), files)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_names_that_are_no_text_are_checked_too(signer: Signer, tmp_path: Path) -> None:
+    """That of the file, the anchor's, and the folder's of the memory."""
+    files, odd = signer.sign(), tmp_path / os.fsdecode(b"odd\xff")
+    odd.mkdir()
+    anchor = odd / "root.json"
+    anchor.write_bytes(signer.root.read_bytes())
+    trust, said = TrustStore(anchor, odd / "trust.json", apart=True), []
+    assert trust.check(DATA, Proof(files), odd).serial
+    for each in (trust, TrustStore(anchor)):
+        with pytest.raises(SignatureError) as caught:
+            each.check(DATA[:-1], Proof(files), odd)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("apart_too", [False, True])
+def test_a_check_puts_no_older_memory_over_a_newer_one(
+    apart_too: bool, signer: Signer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another check may end while one is under way; what it has seen still counts."""
+    memory = tmp_path / "trust.json"
+    trust = TrustStore(signer.root, memory, apart=apart_too)
+    check(trust, signer.sign())
+    old, new = signer.sign(), signer.sign()
+    name = "ask" if apart_too else "_lay_out"
+    work = getattr(store, name)
+
+    def slow(*given: Any) -> Any:
+        monkeypatch.setattr(store, name, work)
+        check(signer.trust(memory), new)
+        return work(*given)
+
+    monkeypatch.setattr(store, name, slow)
+    with pytest.raises(WriteError, match=r"meanwhile\. Nothing was accepted\. Try again"):
+        check(trust, old)
+    with pytest.raises(SignatureError) as caught:
+        check(trust, old)
+    assert caught.value.reason == "rollback"
+    check(trust, new)
 
 
 @pytest.mark.parametrize(

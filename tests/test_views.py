@@ -157,3 +157,9 @@ def test_a_planner_view_that_cannot_be_is_named() -> None:
         load_planner("tests.views_robot:regulate", spec, sees="numpy:shape")
     with pytest.raises(ConfigError, match="give its spec"):
         load_planner("tests.views_robot:regulate", sees="state")
+
+
+def test_a_planner_that_looks_for_more_than_it_sees_is_told() -> None:
+    """Its view's size is named before anything is distilled or recorded."""
+    with pytest.raises(PlannerError, match=r"raised IndexError for an observation \(1, 1\), which"):
+        open_task(Robot, lambda obs: obs[:, 2:3] + obs[:, 2], sees="sensors")

@@ -141,6 +141,38 @@ def test_an_agent_hands_the_past_over_at_a_swap() -> None:
     assert np.allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("begun", [0, 1, 3, 9])
+@pytest.mark.parametrize("words", PASTS)
+def test_a_window_knows_what_an_executor_would_remember(words: str, begun: int) -> None:
+    """Bit by bit, as if that executor had seen the episode."""
+    executor = lively(words, BOX)
+    window, known = window_of(executor), form(executor, native=False)
+    for row in rows_for(executor, begun):
+        window.tick(row)
+        known.obs[:] = row
+        assert not known.run()
+    assert np.array_equal(window.remembered(executor), known.memory)
+
+
+def test_a_swap_while_learning_loses_nothing_of_the_past() -> None:
+    """Neither an observation equal to the old mean, which looks like none, nor what was clipped."""
+    before, after = (lively("mlp:6,tanh stack:4", BOX, seed=seed) for seed in (2, 5))
+    before = replace(before, scale=before.scale * 100)
+    obs = rows_for(before, 6)
+    obs[0] = before.mean
+    port = InlinePlanner(lambda rows: Point(np.zeros((len(rows), 2), np.float32)))
+    how: Any = {"planner": port, "distiller": InlineDistiller(Notebook()), "mode": "executor"}
+    for begun in (1, 3):
+        with Agent(before, native=False, **how) as agent:
+            for row in obs[:begun]:
+                agent.act(row)
+            agent.swap(after)
+            found = [agent.act(row) for row in obs[begun:]]
+        alone = replace(after)
+        wanted = [alone.act(row) for row in obs][begun:]
+        assert np.allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("sees", ["sensors,stack:3", "sensors,delay:2", "stack:2,actions:2"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_labels_are_of_what_was_shown_although_few_are_labelled(sees: str, workers: int) -> None:

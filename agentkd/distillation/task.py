@@ -14,7 +14,7 @@ from agentkd.distillation.collector import Collector
 from agentkd.distillation.dataset import Dataset
 from agentkd.distillation.sources import CollectionOptions
 from agentkd.environments import Environment
-from agentkd.errors import ConfigError, PlannerError
+from agentkd.errors import AgentkdError, ConfigError, PlannerError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.measure.evaluate import Evaluation, evaluate, evaluate_random
@@ -242,13 +242,25 @@ def kind_of_planner(planner: Planner, spec: Spec, probe: Floats) -> Kind:
     """Ask a planner about an observation (1, obs) to learn its kind of answer.
 
     Raises:
+        PlannerError: If it does not answer.
         SpecError: If the answer does not fit the environment.
     """
     policy: Any = one_row(planner.policy)
-    if hasattr(policy, "initial_state"):
-        dist = policy(probe, policy.initial_state(1))[0]
-    else:
-        dist = policy(probe)
+    try:
+        if hasattr(policy, "initial_state"):
+            dist = policy(probe, policy.initial_state(1))[0]
+        else:
+            dist = policy(probe)
+    except AgentkdError:
+        raise
+    except Exception as error:  # a planner of a user's may raise anything
+        # With a view it is handed less than the environment gives.
+        look = getattr(planner.policy, "look", None)
+        seen = probe if look is None else look(probe)
+        raise PlannerError(
+            f"{planner.name} raised {type(error).__name__} for an observation {seen.shape}, "
+            f"which is what it sees: {error}"
+        ) from error
     dists.check(dist, spec.action, 1)
     return dists.kind_of(dist)
 

@@ -102,7 +102,8 @@ def outputs_at(executor: Executor, windows: Floats) -> Floats:
 def carried(memory: Floats, before: Executor, after: Executor) -> Floats:
     """Return what an executor remembers, (memory,), as another one would that follows it.
 
-    The past is remembered in the units of the normaliser, which may be another one.
+    The past is remembered in the units of the normaliser, which may be another one. What was
+    clipped in them is lost; a `Window` knows it (`Window.remembered`).
     """
     past = past_layer(before)
     same = (np.array_equal(getattr(before, n), getattr(after, n)) for n in ("mean", "scale"))
@@ -143,6 +144,20 @@ class Window:
     def reset(self) -> None:
         """Begin an episode."""
         self._seen[:] = self._taken[:] = np.nan
+
+    def remembered(self, executor: Executor) -> Floats:
+        """Return what an executor that was shown all this would remember, (memory,)."""
+        size, width = self._rows
+        pieces = []
+        for numbers, part in (
+            (self._seen[size:], slice(size)),
+            (self._taken, slice(size, size + width)),
+        ):
+            mean, scale = executor.mean[part], executor.scale[part]
+            rows = numbers.reshape(-1, max(1, len(mean)))
+            turned = np.clip((rows - mean) * scale, -executor.clip, executor.clip)
+            pieces.append(np.where(np.isnan(rows), np.float32(0), turned).ravel())
+        return np.concatenate(pieces).astype(np.float32)
 
     def tick(self, obs: Floats) -> Floats:
         """Return what is shown at the next observation, (shown,): NaN where nothing was yet.

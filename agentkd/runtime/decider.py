@@ -156,8 +156,13 @@ class Decider:
     def _take_over(self, form: Form) -> None:
         """Let a form that was swapped in go on with what the one before remembers."""
         before = self._acting.memory
+        window = self._view.window if self._view is not None and self._planner is not None else None
         if form.memory.shape == before.shape:
-            form.memory[:] = carried(before, self._acting.executor, form.executor)
+            form.memory[:] = (
+                carried(before, self._acting.executor, form.executor)
+                if window is None
+                else window.remembered(form.executor)
+            )
         if self._view is not None and self._view.taken:
             form.obs[-self._view.taken :] = self._acting.obs[-self._view.taken :]
         if self.strategies.stand_in is not None:

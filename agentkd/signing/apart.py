@@ -7,8 +7,11 @@ for months and is updated now and then need not hold them.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from agentkd.errors import LoadError, WriteError
@@ -20,6 +23,24 @@ _BOOT = (
     "from agentkd.signing.checking import main; main()"
 )
 _SECONDS = 120.0
+
+
+def sent(path: Path) -> str:
+    """Return a path, whose name may be no text, as `received` reads it."""
+    return os.fsencode(path.absolute()).decode("latin-1")
+
+
+def received(path: str) -> Path:
+    """Return the path that was sent."""
+    return Path(os.fsdecode(path.encode("latin-1")))
+
+
+def unkept(what: object, place: Path | None, error: OSError) -> WriteError:
+    """Return the error for what cannot be written while a signature is checked."""
+    return WriteError(
+        f"What was verified of {what} cannot be kept in {place or tempfile.gettempdir()}: "
+        f"{error.strerror or error}. Nothing was accepted."
+    )
 
 
 def ask(question: dict[str, Any], data: bytes, what: object) -> Fields:

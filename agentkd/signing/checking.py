@@ -16,6 +16,7 @@ from typing import Any
 from agentkd.errors import AgentkdError, ConfigError, LoadError, SignatureError, WriteError
 from agentkd.fields import Fields, parse_json
 from agentkd.files import read_file, write_atomic
+from agentkd.signing.apart import received, unkept
 from agentkd.signing.proof import LARGEST, Proof
 from agentkd.signing.store import WORK, TrustStore
 
@@ -30,30 +31,34 @@ def main() -> None:
 def _answer(question: Fields, data: bytes) -> dict[str, Any]:
     files = question.fields("proof")
     proof = Proof({name: files.text(name).encode("latin-1") for name in question.get("proof")})
-    place = question.text("place") or None
-    with tempfile.TemporaryDirectory(prefix=WORK, dir=place) as work:
-        memory = Path(work) / "trust.json" if place else None
-        if memory is not None and question.text("memory"):
-            write_atomic(memory, question.text("memory"))
-        answer: dict[str, Any] = {}
-        try:
-            store = _store(question, memory)
-            signed = store.check(data, proof, question.text("what"))
-            answer = {
-                "name": signed.name,
-                "serial": signed.serial,
-                "root": signed.root,
-                "expires": signed.expires.isoformat(),
-            }
-        except (LoadError, WriteError, ConfigError) as error:
-            answer = {"error": _kind(error), "text": str(error)}
-        answer["memory"] = memory.read_text() if memory is not None and memory.exists() else ""
-    return answer
+    what = question.text("what")
+    place = received(question.text("place")) if question.text("place") else None
+    answer: dict[str, Any] = {"memory": ""}
+    try:
+        with tempfile.TemporaryDirectory(prefix=WORK, dir=place) as work:
+            memory = Path(work) / "trust.json" if place else None
+            if memory is not None and question.text("memory"):
+                write_atomic(memory, question.text("memory"), hint="Nothing was accepted.")
+            try:
+                signed = _store(question, memory).check(data, proof, what)
+            finally:
+                if memory is not None and memory.exists():
+                    answer["memory"] = memory.read_text()
+    except (LoadError, WriteError, ConfigError) as error:
+        return answer | {"error": _kind(error), "text": str(error)}
+    except OSError as error:
+        return answer | {"error": "unwritten", "text": str(unkept(what, place, error))}
+    return answer | {
+        "name": signed.name,
+        "serial": signed.serial,
+        "root": signed.root,
+        "expires": signed.expires.isoformat(),
+    }
 
 
 def _store(question: Fields, memory: Path | None) -> TrustStore:
     """Return the same trust as the one that asks."""
-    anchor = Path(question.text("anchor"))
+    anchor = received(question.text("anchor"))
     if hashlib.sha256(read_file(anchor, LARGEST)).hexdigest() != question.text("root"):
         raise SignatureError(f"{anchor} changed while a program ran. Start it again.", "damaged")
     return TrustStore(anchor, memory)

@@ -33,7 +33,8 @@ from agentkd.errors import (
 from agentkd.extras import needing
 from agentkd.fields import Fields, parse_json
 from agentkd.files import read_file, reason, write_atomic
-from agentkd.signing.apart import ask
+from agentkd.printable import printable
+from agentkd.signing.apart import ask, sent, unkept
 from agentkd.signing.fetching import Read, reader
 from agentkd.signing.proof import LARGEST, METADATA, Proof
 
@@ -137,18 +138,18 @@ class TrustStore:
         """Check a signature in another process, and keep here what it verified."""
         memory, before = self._memory, self._remembered()
         question = {
-            "anchor": str(self.anchor.absolute()),
+            "anchor": sent(self.anchor),
             "root": before.anchor,
             "memory": before.to_bytes().decode() if before.files else "",
-            "place": "" if memory is None else str(memory.parent.absolute()),
+            "place": "" if memory is None else sent(memory.parent),
             "proof": {name: each.decode("latin-1") for name, each in proof.files.items()},
-            "what": str(what),
+            "what": printable(str(what)),
         }
         answer = ask(question, data, what)
         try:
             text = answer.text("memory").encode()
             if memory is not None and text and text != before.to_bytes():
-                write_atomic(memory, text, hint="Nothing was accepted.")
+                self._write(before, text)
             if "error" not in answer:
                 expires = datetime.fromisoformat(answer.text("expires"))
                 return Signed(
@@ -221,10 +222,7 @@ class TrustStore:
                         earliest = self._keep(remembered, work)
                     yield _judged(work, earliest, what)
         except OSError as error:
-            raise WriteError(
-                f"What was verified of {what} cannot be kept in {place or tempfile.gettempdir()}: "
-                f"{error.strerror or error}. Nothing was accepted."
-            ) from error
+            raise unkept(what, place, error) from error
 
     def _remembered(self) -> _Memory:
         """Return what was seen so far."""
@@ -256,8 +254,19 @@ class TrustStore:
                     "signer left it, sign fewer files in it.",
                     "large",
                 )
-            write_atomic(self._memory, data, hint="Nothing was accepted.")
+            self._write(before, data)
         return after.earliest
+
+    def _write(self, before: _Memory, data: bytes) -> None:
+        """Remember; what another check has kept meanwhile may be newer, and stays."""
+        assert self._memory is not None
+        now = self._remembered()
+        if now.files and now != before and now.to_bytes() != data:
+            raise WriteError(
+                f"Another check kept what it verified in {self._memory} meanwhile. Nothing was "
+                "accepted. Try again."
+            )
+        write_atomic(self._memory, data, hint="Nothing was accepted.")
 
 
 @dataclass(frozen=True, slots=True)

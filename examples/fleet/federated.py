@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -104,11 +105,14 @@ def join(connect: Connect, name: str) -> None:
             while not (ended() or task.done()):
                 await asyncio.wait({task}, timeout=0.3)
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await task
 
     print(f"{name} is there", flush=True)
-    asyncio.run(follow())
-    client.close()
+    try:
+        asyncio.run(follow())
+    finally:
+        client.close()
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -32,6 +32,8 @@ log = logger(__name__)
 LARGEST = 1 << 22
 """Bytes of a reply that are taken: a million weights."""
 _AWAY = "it is not connected"
+_LOOK = 0.5
+"""Seconds after which one who waits looks whether the line is still there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -309,6 +311,12 @@ class Remote:
             asking.close()
             raise self._ended() from error
         try:
+            # A loop that is closing takes calls that it does not finish.
+            while self._thread.is_alive() and not wait((future,), _LOOK).done:
+                pass
+            if not future.done():
+                asking.close()
+                raise self._ended()
             return future.result()
         except CancelledError as error:
             raise self._ended() from error

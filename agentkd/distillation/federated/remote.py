@@ -321,7 +321,8 @@ class Remote:
         except CancelledError as error:
             raise self._ended() from error
         finally:
-            future.cancel()
+            if not held.loop.is_closed():
+                future.cancel()
 
     def close(self) -> None:
         """End the line."""

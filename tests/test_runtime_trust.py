@@ -282,3 +282,18 @@ def test_an_agent_is_told_what_its_strategies_are_worth() -> None:
             agent.score(float("nan"))
     assert metrics["strategies_worse"] == 0
     assert metrics["reward_per_tick"] == {"strategy": 0.5, "executor": None}
+
+
+def test_answers_that_come_later_than_foreseen_are_no_surprise() -> None:
+    """What a planner expected after actions that nobody executed says nothing of its predictions.
+
+    Under load an answer in ten was later than foreseen, and all rows were refused for it.
+    """
+    planner = InlinePlanner(Regulator(expects=True), latency_ticks=3)
+    late = StrategyOptions(roll_forward=RollForward(ahead, lead=2))
+    with Agent(executor(), planner=planner, strategies=late) as agent:
+        for _ in lived(agent, 400):
+            pass
+        rejected = agent.metrics()["strategy_rejected_total"]
+    assert rejected["changed"] > 5
+    assert "surprise" not in rejected

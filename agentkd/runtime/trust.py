@@ -7,7 +7,9 @@ that fails is the reason, and ends the strategy:
 
 1. The state that it is for was predicted (`RollForward`, `Guidance.expected`), else it is
    **unpredicted**.
-2. What was executed since is what the prediction counted on, else the world **changed**.
+2. What was executed since is what the prediction counted on, else the world **changed**. Where the
+   planner says what it expects at each row, the row may act all the same if that is what is seen;
+   but such a row says nothing of how good predictions are.
 3. The executor does the same at the predicted and at the seen observation, and predictions explain
    at least half of how observations move, else there was a **surprise**. An executor that does the
    same everywhere notices nothing.
@@ -100,12 +102,16 @@ class History:
 
 
 class _Case:
-    """A strategy that is judged: how far its past was checked, and why it ended."""
+    """A strategy that is judged: how far its past was checked, and why it ended.
+
+    `kept` is whether what was executed is what its prediction counted on.
+    """
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
         self.next, self.step, self.ended = strategy.origin, 0, ""
         self.missed: float | None = None
+        self.kept = True
 
 
 @final
@@ -187,11 +193,14 @@ class Judge:
         expected = strategy.expected
         if mine is None or (strategy.assumed is None and expected is None):
             return "unpredicted"
-        if expected is None and not self._as_assumed(case, tick):
+        if strategy.assumed is not None and case.kept:
+            case.kept = self._as_assumed(case, tick)
+        if expected is None and not case.kept:
             return "changed"
         trust, base = self.trust, self._base.value
         aged = self._aged[min((tick - strategy.origin - 1).bit_length(), _AGES - 1)]
-        aged.note(self._apart(strategy.actions[row], mine))
+        if case.kept:
+            aged.note(self._apart(strategy.actions[row], mine))
         if expected is not None or row == 0:
             # The observation that the row is for, and what the executor does there.
             if expected is None:
@@ -200,14 +209,20 @@ class Judge:
                 there, predicted = expected[row], self._executor(expected[row])
             if predicted is None or there is None:
                 return "unpredicted"
-            if case.missed is None:
-                case.missed = self._missed.note(there, obs)
             apart, error = self._apart(predicted, mine), self._error
-            error.note(apart)
-            sharp = error.value <= trust.sharp * base + trust.slack
-            if not (sharp and apart <= trust.surprise and case.missed <= trust.missed):
-                few = min(error.count, self._missed.count) <= _FEW
-                return "unproven" if few else "surprise"
+            limit = trust.sharp * base + trust.slack
+            if case.kept:
+                if case.missed is None:
+                    case.missed = self._missed.note(there, obs)
+                error.note(apart)
+                close = error.value <= limit and apart <= trust.surprise
+                right = close and case.missed <= trust.missed
+            else:
+                # Expected after actions that nobody executed: that says nothing of predictions.
+                right = apart <= limit
+            few = min(error.count, self._missed.count) <= _FEW
+            if not right or (few and not case.kept):
+                return "unproven" if few else "surprise" if case.kept else "changed"
         if not aged.value <= trust.excess * base + trust.slack:
             return "astray" if aged.count > _FEW else "unproven"
         return ""

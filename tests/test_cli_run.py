@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from agentkd.cli import run
 from agentkd.cli.main import main
 from agentkd.deploy.bundle import read_bundle, write_bundle
+from agentkd.errors import WorkerError
 from agentkd.executors.architecture import initial
+from agentkd.measure import live as measure
 from agentkd.runtime.live.page import LivePage
 from agentkd.spec import BoxSpec, DiscreteSpec, ObsSpec, Part, Spec
 from tests.cli_reports import report, undocumented
@@ -59,6 +63,23 @@ def test_three_arms_live_the_same_seeds(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     for name in ("planner, never late", "runtime", "random actions", "agentkd eval"):
         assert name in said
+
+
+def test_a_planner_that_does_not_start_again_loses_no_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each arm starts its own; what earlier arms lived is reported, and the status says so."""
+    real, names = measure.live, iter(["learning", "planner", "executor"])
+
+    async def live(*given: Any) -> Any:
+        if next(names, None) is None:
+            raise WorkerError("The planner did not start: It was ended by SIGKILL.")
+        return await real(*given)
+
+    monkeypatch.setattr(run, "live", live)
+    assert main(words(tmp_path / "out")) == 1
+    assert list(report(tmp_path / "out")["arms"]) == ["executor", "planner"]
+    assert "Without the arm runtime" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_lead_says_which_arm_is_better_alone(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from agentkd.cli.run_report import Outcome, arm_ended, follow_arm, report, run_v
 from agentkd.cli.terminal import View
 from agentkd.deploy.bundle import read_bundle, write_bundle
 from agentkd.deploy.contract import Contract
-from agentkd.errors import ConfigError, check_choice, check_range
+from agentkd.errors import ConfigError, WorkerError, check_choice, check_range
 from agentkd.executors.past import past_words
 from agentkd.interrupt import held
 from agentkd.measure.live import ArmLook, Interrupt, Setting, live
@@ -226,7 +226,8 @@ def run(options: Options) -> int:
         if filmed.film is not None:
             write_report(out, filmed)
             view.console.print(Text(f"{'film':<10}{out / 'film.webp'}"), soft_wrap=True)
-    if any(each.fault for each in outcome.ended):
+    missing = len(lived) < len(arms) and not outcome.interrupted
+    if missing or any(each.fault for each in outcome.ended):
         return 1
     return 130 if outcome.interrupted else 0
 
@@ -322,7 +323,13 @@ async def _live(
         for arm in arms:
             file = out / f"decisions-{arm}.akdlog"
             log = DecisionLog(file, overwrite=True) if options.watching.log else None
-            lived[arm] = await one(arm, arm, setting, None, log)
+            try:
+                lived[arm] = await one(arm, arm, setting, None, log)
+            except WorkerError as error:
+                if not lived and learnt is None:
+                    raise
+                view.warn(f"{error} Without the arm {arm}, what was lived before is reported.")
+                break
             if lived[arm].interrupted or lived[arm].fault:
                 break
     return learnt, lived

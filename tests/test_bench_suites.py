@@ -33,7 +33,7 @@ def suite_file(folder: Path, text: str) -> Path:
         (f"seeds = {'9' * 5000}\n{TASK}", ["too many digits", "smaller"]),
         ("", ["has no tasks; write a table [[tasks]] with env and planner"]),
         ("[[task]]\nenv = 'CartPole-v1'\n", ["unknown key 'task'", "Did you mean 'tasks'?"]),
-        ("abot = 'x'\n", ["unknown key 'abot'", "Did you mean 'about'?"]),
+        ("aboutt = 'x'\n", ["unknown key 'aboutt'", "Did you mean 'about'?"]),
         ("sedes = 3\n", ["unknown key 'sedes'", "Did you mean 'seeds'?"]),
         ("env = 'CartPole-v1'\nplanner = 'x'\n", ["env belongs into a [[tasks]] table"]),
         ("tasks = 3", ["tasks is 3", "[[tasks]]"]),

@@ -66,21 +66,30 @@ def test_never_is_never() -> None:
         Trust(stand_in=1.5)
 
 
-def test_the_executor_acts_again_once_it_has_learnt() -> None:
-    """A swap that brings a better one ends it."""
+def taught(ticks: int, lengths: tuple[int, int]) -> list[str]:
+    """Say who acts, tick by tick; half way an executor that is as the planner is swapped in.
+
+    `lengths` are those of episodes before and after it.
+    """
     planner, random = InlinePlanner(word, latency_ticks=1), np.random.default_rng(0)
     sources: list[str] = []
     with Agent(executor(-0.7), planner=planner) as agent:
         obs = np.zeros(2, np.float32)
-        for tick in range(600):
-            if tick == 300:
+        for tick in range(ticks):
+            if tick == ticks // 2:
                 agent.swap(executor(1.0))
-            if tick % 25 == 0:
+            if tick % lengths[2 * tick >= ticks] == 0:
                 obs = random.uniform(-1, 1, 2).astype(np.float32)
                 agent.reset()
             decision = agent.decide(obs)
             sources.append(decision.source)
             obs = moved(obs, decision.action)
+    return sources
+
+
+def test_the_executor_acts_again_once_it_has_learnt() -> None:
+    """A swap that brings a better one ends it."""
+    sources = taught(600, (25, 25))
     assert sources[200:300].count("strategy") > 90
     assert set(sources[500:]) == {"executor"}
 
@@ -152,19 +161,7 @@ def test_late_answers_that_make_the_robot_swing_stop_after_two_stints() -> None:
 
 def test_short_episodes_leave_the_executor_to_act() -> None:
     """Where nothing can be compared any more, nothing is known."""
-    planner, random = InlinePlanner(word, latency_ticks=1), np.random.default_rng(0)
-    sources: list[str] = []
-    with Agent(executor(-0.7), planner=planner) as agent:
-        obs = np.zeros(2, np.float32)
-        for tick in range(400):
-            if tick == 200:
-                agent.swap(executor(1.0))
-            if tick % (25 if tick < 200 else 3) == 0:
-                obs = random.uniform(-1, 1, 2).astype(np.float32)
-                agent.reset()
-            decision = agent.decide(obs)
-            sources.append(decision.source)
-            obs = moved(obs, decision.action)
+    sources = taught(400, (25, 3))
     assert "strategy" in sources[150:200]
     assert set(sources[250:]) == {"executor"}
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from agentkd.fleet.messages import Desired, Phase, Report, Topics, read_desired
+from agentkd.fleet.messages import Desired, Phase, Report, read_desired
 from agentkd.transport.blobs import Blob, need
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Connect, Message, Transport
 
 

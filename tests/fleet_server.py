@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from agentkd.errors import LoadError
-from agentkd.fleet.messages import Desired, Report, Topics, read_report
+from agentkd.fleet.messages import Desired, Report, read_report
 from agentkd.transport import Connect, Message
 from agentkd.transport.blobs import Blob, blob, read_need
+from agentkd.transport.names import Topics
 from tests.waiting import ENOUGH
 
 SITE = "site"
@@ -85,7 +86,7 @@ class SmallServer:
                     for digest, (_, chunks) in self._blobs.items():
                         self._send(digest, range(len(chunks)))
                 continue
-            device, what = TOPICS.device(each.topic)
+            device, what = TOPICS.read(each.topic)
             with suppress(LoadError):
                 if what == "state":
                     self._heard(device, read_report(each.payload))

@@ -14,12 +14,13 @@ from agentkd.fleet.audit import create
 from agentkd.fleet.decisions import decide
 from agentkd.fleet.knowledge import Knowledge
 from agentkd.fleet.known import Plan
-from agentkd.fleet.messages import Report, Topics
+from agentkd.fleet.messages import Report
 from agentkd.fleet.office import Office
 from agentkd.fleet.rollout import Fleet
 from agentkd.fleet.server import Server, filters
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.transport.memory import Faults, Hub
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Message
 from benchmarks.fleet_devices import SimulatedDevice
 from tests.virtual_loop import run_virtually

@@ -19,7 +19,6 @@ from agentkd.distillation.dataset import About
 from agentkd.distillation.recording import DatasetWriter
 from agentkd.fleet.asking import FleetPlanner
 from agentkd.fleet.knowledge import Knowledge
-from agentkd.fleet.messages import Topics
 from agentkd.fleet.notes import Note
 from agentkd.fleet.office import Office
 from agentkd.fleet.setup import local
@@ -27,6 +26,7 @@ from agentkd.frames import pack
 from agentkd.planners import Planner
 from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
 from agentkd.transport.memory import Hub
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Message
 from agentkd.types import Categorical, Floats
 from tests.brokers import Mosquitto

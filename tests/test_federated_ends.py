@@ -17,7 +17,7 @@ from agentkd.errors import AgentkdError
 from agentkd.transport.transport import Received
 from tests.waiting import ENOUGH
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "fleet" / "federated.py"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "federated.py"
 
 
 def test_a_call_to_a_loop_that_is_closing_ends(monkeypatch: pytest.MonkeyPatch) -> None:

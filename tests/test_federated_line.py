@@ -16,10 +16,11 @@ from agentkd.distillation.federated.kept import Kept, read_kept, write_kept
 from agentkd.distillation.federated.member import Answers
 from agentkd.distillation.federated.messages import Request, weights_of, write_request
 from agentkd.distillation.federated.remote import Caller
-from agentkd.distillation.federated.wire import Offer, Receiving, Topics, read_offer
+from agentkd.distillation.federated.wire import Offer, Receiving, read_offer
 from agentkd.errors import AgentkdError, ConfigError, LoadError
 from agentkd.transport.blobs import blob, packed
 from agentkd.transport.memory import Faults, Hub, Line
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Message
 from tests.federated_world import client, secrets, start
 from tests.virtual_loop import run_virtually
@@ -54,7 +55,7 @@ class Field:
 
     def serve(self, *names: str, **options: Any) -> Caller:
         """Start a server."""
-        self.lines["server"] = line = self.hub.line(TOPICS.server())
+        self.lines["server"] = line = self.hub.line(TOPICS.every("from/+"))
         found = Caller(line, TOPICS, names, chunk=64, **options)
         self.tasks["server"] = asyncio.create_task(found.run())
         return found
@@ -138,7 +139,7 @@ def test_who_is_away_and_who_is_late_is_left_out() -> None:
     async def story(field: Field) -> None:
         caller = field.serve("here", "away", "silent", patience=5.0)
         field.join("here", Echo())
-        field.hub.publish(Message(TOPICS.of("silent", "from", "here"), b"0" * 16, retain=True))
+        field.hub.publish(Message(TOPICS.of("silent", "from/here"), b"0" * 16, retain=True))
         begun = asyncio.get_running_loop().time()
         found = await caller.ask(dict.fromkeys(("here", "away", "silent"), REQUEST), 100.0)
         assert found == {"here": REQUEST[::-1], "away": "it is not connected"}
@@ -284,7 +285,7 @@ def test_a_client_that_lies_is_left_out_and_the_others_are_not(name: str) -> Non
     async def story(field: Field) -> None:
         caller = field.serve("good", "bad", largest=2000)
         field.join("good", Echo())
-        line = field.hub.line(TOPICS.client("bad"))
+        line = field.hub.line(TOPICS.of("bad", "to/+"))
 
         async def bad() -> None:
             async for each in line.receive():
@@ -293,10 +294,10 @@ def test_a_client_that_lies_is_left_out_and_the_others_are_not(name: str) -> Non
                 offer, chunks = made(read_offer(each.payload).request)
                 assert offer.file is not None
                 digest = bytes.fromhex(offer.file.digest)
-                line.send(Message(TOPICS.of("bad", "from", "offer"), packed(offer)))
+                line.send(Message(TOPICS.of("bad", "from/offer"), packed(offer)))
                 for index, chunk in enumerate(chunks):
                     head = digest + index.to_bytes(4, "big")
-                    line.send(Message(TOPICS.of("bad", "from", "chunk"), head + chunk))
+                    line.send(Message(TOPICS.of("bad", "from/chunk"), head + chunk))
 
         field.tasks["bad"] = asyncio.create_task(bad())
         field.lines["bad"] = line
@@ -318,9 +319,9 @@ def test_strange_messages_are_counted_and_change_nothing(what: str, payload: byt
         field.join("one", Echo())
         await asyncio.sleep(1.0)
         for topic in (
-            TOPICS.of("one", "from", what),
-            TOPICS.of("stranger", "from", what),
-            TOPICS.of("one", "to", what),
+            TOPICS.of("one", f"from/{what}"),
+            TOPICS.of("stranger", f"from/{what}"),
+            TOPICS.of("one", f"to/{what}"),
         ):
             field.hub.publish(Message(topic, payload))
         assert await caller.ask({"one": REQUEST}, None) == {"one": REQUEST[::-1]}
@@ -391,8 +392,8 @@ def test_names_are_words() -> None:
     """Nothing in a topic is ever anything else; a name stands once."""
     for site, name in (("a/b", "one"), ("plant", "a/b"), ("plant", "#"), ("", "one")):
         with pytest.raises(LoadError):
-            Topics(site).of(name, "to", "offer")
-    assert TOPICS.read("akd/v1/plant/f/one/from/offer") == ("one", "offer")
+            Topics(site).of(name, "to/offer")
+    assert TOPICS.read("akd/v1/plant/f/one/from/offer") == ("one", "from/offer")
     assert TOPICS.read("akd/v1/other/f/one/from/offer") == ("", "")
     assert TOPICS.read("akd/v1/plant/f/one/from/offer/more") == ("", "")
     hub: Any = Hub().line

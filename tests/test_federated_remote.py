@@ -40,7 +40,7 @@ with warnings.catch_warnings():
     from flwr.serverapp.strategy import FedAvg
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "fleet" / "federated.py"
+EXAMPLE = ROOT / "examples" / "federated.py"
 PUBLIC = np.random.default_rng(9).normal(size=(40, 3)).astype(np.float32)
 SMALL: dict[str, Any] = {"rounds": 3, "labels": 64, "steps": 20}
 

@@ -11,11 +11,11 @@ import pytest
 from agentkd.errors import ConfigError, LoadError
 from agentkd.fleet.knowledge import Knowledge, gather
 from agentkd.fleet.known import Known
-from agentkd.fleet.messages import Topics
 from agentkd.fleet.notes import LARGEST, Note
 from agentkd.fleet.server import Server
 from agentkd.fleet.sharing import LEDGER, Sharing
 from agentkd.transport.memory import Hub
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Received
 from agentkd.types import Floats
 from tests.fleet_one_device import World as OneDevice

@@ -15,12 +15,12 @@ from agentkd import dists
 from agentkd.errors import ConfigError, PlannerError, WriteError
 from agentkd.fleet.asking import FleetPlanner
 from agentkd.fleet.desk import PlannerDesk, filters
-from agentkd.fleet.messages import Topics
 from agentkd.frames import Frame, answer_of, pack, unpack
 from agentkd.planners import Planner
 from agentkd.runtime.agent import Agent
 from agentkd.spec_json import from_json, to_json
 from agentkd.transport.memory import Faults, Hub
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Connect, Message, Received
 from agentkd.types import ActionDist, AnyDist, Categorical, Floats, Guidance
 from tests.runtime_children import BOX, SPEC, Ahead, Echo, constant
@@ -67,7 +67,7 @@ class World:
         line = self.hub.line(f"{TOPICS.root}/d/+/answer")
         async for each in line.receive():
             if not each.connected:
-                self.answers.append((TOPICS.device(each.topic)[0], unpack(each.payload)))
+                self.answers.append((TOPICS.read(each.topic)[0], unpack(each.payload)))
 
     def run(self, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a test's body beside the desk."""
@@ -318,7 +318,8 @@ def test_a_line_that_ended_in_an_error_says_which() -> None:
 
 def test_a_line_that_loses_delays_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """A question is asked again under its number; an answer that comes twice counts once."""
-    monkeypatch.setattr("agentkd.fleet.asking._AGAIN", 0.01)
+    for pause in ("_AGAIN", "_SELDOM"):
+        monkeypatch.setattr(f"agentkd.fleet.asking.{pause}", 0.01)
     faults = Faults(loss=0.3, repeat=0.3)
     with FleetPlanner(beside(Echo(), faults), SITE, "d0", SPEC) as found:
         for each in range(30):

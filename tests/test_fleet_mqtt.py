@@ -16,8 +16,9 @@ from agentkd.device import Device
 from agentkd.errors import ConfigError
 from agentkd.fleet.device import Follower
 from agentkd.fleet.errand import Pace
-from agentkd.fleet.messages import Report, Topics
+from agentkd.fleet.messages import Report
 from agentkd.transport.mqtt import MqttTransport
+from agentkd.transport.names import Topics
 from agentkd.transport.options import MqttOptions
 from tests.brokers import ChaosProxy, Mosquitto, until
 from tests.fleet_server import SITE, TOPICS, SmallServer, following

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from agentkd.fleet.messages import Report, Topics
+from agentkd.fleet.messages import Report
 from agentkd.transport.blobs import need
 from agentkd.transport.memory import Faults
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Message
 from tests.fleet_world import SITE, World, executor_file, live, office
 

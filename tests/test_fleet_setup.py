@@ -16,14 +16,13 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 
-from agentkd.distillation.federated.wire import Topics as RoundTopics
 from agentkd.errors import ConfigError, LoadError, WriteError
 from agentkd.fleet.desk import filters as questions
 from agentkd.fleet.keys import write_private
-from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
 from agentkd.fleet.server import Server, alone, filters
 from agentkd.fleet.setup import begin, local, read_broker, secure
+from agentkd.transport.names import Topics
 from agentkd.transport.transport import Message
 from benchmarks.fleet_devices import SimulatedDevice
 from tests.fleet_world import executor_file
@@ -170,14 +169,14 @@ async def test_a_device_says_and_hears_its_own_alone(tmp_path: Path) -> None:
 
     port = _free()
     folder = _fleet(tmp_path / "fleet", port=port)
-    topics, rounds, home = Topics(SITE), RoundTopics(SITE), folder / "devices" / "a"
+    topics, home = Topics(SITE), folder / "devices" / "a"
     broker = read_broker(folder)
     async with _mosquitto(folder / "broker" / "mosquitto.conf", port):
         server = MqttTransport(
             MqttOptions(broker.address, ca=broker.ca, cert=broker.cert, key=broker.key),
             *filters(SITE, collect=True),
             questions(SITE),
-            rounds.server(),
+            topics.every("from/+"),
         )
         device = MqttTransport(
             MqttOptions(

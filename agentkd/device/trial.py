@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self, final
 import numpy as np
 
 from agentkd import dists
+from agentkd.affinity import unbind
 from agentkd.deploy.bundle import Bundle
 from agentkd.device.device import Device
 from agentkd.device.state import Candidate, State, Tally
@@ -22,7 +23,6 @@ from agentkd.files import reason as told
 from agentkd.printable import logger
 from agentkd.runtime.agent import Agent
 from agentkd.runtime.scores import Rollback, Scores
-from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import flatten_one
 from agentkd.views import environment
 

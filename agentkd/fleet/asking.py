@@ -8,23 +8,20 @@ where the planner is.
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, final
 
 from agentkd.errors import AgentkdError, PlannerError, WireError, check_range
 from agentkd.fleet.desk import LARGEST
-from agentkd.fleet.messages import Topics
 from agentkd.frames import Frame, answer_of, pack, unpack
 from agentkd.printable import logger, printable
-from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Spec
 from agentkd.spec_json import to_json
-from agentkd.transport import Connect, Message, Transport
-from agentkd.transport.names import device_name
+from agentkd.transport import Connect, Message
+from agentkd.transport.names import Topics, device_name
+from agentkd.transport.thread import LineThread, wait_for
 from agentkd.types import ActionDist, Floats, Guidance
 
 log = logger(__name__)
@@ -69,27 +66,18 @@ class FleetPlanner:
         """Questions `asked_again`, answers that were `late`, and what was no answer, `strange`."""
         self._topics, self._device = Topics(site), device_name(device)
         self._connect, self._patience = connect, patience
-        self._id = 0
+        self._id, self._gone = 0, False
         self._asked: tuple[Mapping[str, int], bytes] | None = None
-        self._answer: Frame | None = None
-        self._came, self._gone = threading.Condition(), False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._line: Transport | None = None
-        self._fault: Exception | None = None
-        begun = threading.Event()
-        self._thread = threading.Thread(
-            target=self._work, args=(begun,), name="planner", daemon=True
-        )
-        self._thread.start()
-        begun.wait()
+        self._answers: list[Frame] = []
+        self._news = asyncio.Event()
+        self._thread = LineThread(self._hold, "planner", "the planner")
         try:
             about = self._ask("about", [], spec=to_json(spec)).header
             self.name, self.horizon, self.parameters = _checked(about)
         except BaseException as error:
             self.close()
-            if isinstance(error, PlannerError) and self._fault is not None:
-                raise self._fault from None
+            if isinstance(error, PlannerError) and self._thread.fault is not None:
+                raise self._thread.fault from None
             raise
 
     def __call__(self, obs: Floats, /) -> ActionDist | Guidance:
@@ -102,9 +90,8 @@ class FleetPlanner:
 
     def interrupt(self) -> None:
         """Give up what is waited for, until `resume`."""
-        with self._came:
-            self._gone = True
-            self._came.notify_all()
+        self._gone = True
+        self._thread.post(self._news.set)
 
     def resume(self) -> None:
         """Let it be asked again after an `interrupt`."""
@@ -113,10 +100,7 @@ class FleetPlanner:
     def close(self) -> None:
         """End the line."""
         self.interrupt()
-        loop, task = self._loop, self._task
-        if loop is not None and task is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(task.cancel)
-        self._thread.join()
+        self._thread.close()
 
     def __enter__(self) -> Self:
         return self
@@ -135,89 +119,62 @@ class FleetPlanner:
         self._id += 1
         same = {"id": self._id, "episode": self.episode}
         payload = pack({**same, "method": method, **more}, arrays, LARGEST)
-        end, pause = time.monotonic() + self._patience, _AGAIN
-        with self._came:
-            self._asked, self._answer = (same, payload), None
-            self._put()
-            while True:
-                left = end - time.monotonic()
-                if self._fault is not None and not self._gone:
-                    self._asked = None
-                    raise PlannerError(
-                        f"The line to the planner ended in an error: {self._fault}"
-                    ) from self._fault
-                if self._gone or left <= 0 or not self._thread.is_alive():
-                    self._asked = None
-                    raise PlannerError(
-                        "The planner was given up."
-                        if self._gone
-                        else f"No planner of {self._topics.site} answered in {self._patience:g} s."
-                    )
-                came = self._came.wait_for(self._heard, min(pause, left))
-                answer = self._taken()
-                if answer is not None and not answer.header.get("busy"):
-                    self._asked = None
-                    break
-                if not came or answer is not None:
-                    # It was lost, or the planner has too much to do.
-                    if answer is not None:
-                        self._came.wait_for(lambda: self._gone, min(pause, left))
-                    self.counters["asked_again"] += 1
-                    self._put()
-                    pause = min(2 * pause, _SELDOM)
+        try:
+            answer = self._thread.call(self._wait(same, payload))
+        except AgentkdError as error:
+            raise PlannerError(str(error)) from self._thread.fault
+        if answer is None:
+            raise PlannerError(
+                "The planner was given up."
+                if self._gone
+                else f"No planner of {self._topics.site} answered in {self._patience:g} s."
+            )
         if answer.header.get("type") == "failed":
             raise PlannerError(printable(str(answer.header.get("text")))[:2000])
         return answer
 
-    def _taken(self) -> Frame | None:
-        answer, self._answer = self._answer, None
-        return answer
-
-    def _heard(self) -> bool:
-        return self._answer is not None or self._gone or self._fault is not None
-
-    def _put(self) -> None:
-        """Send the present question, from whichever thread."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._send)
+    async def _wait(self, same: Mapping[str, int], payload: bytes) -> Frame | None:
+        """Ask, in the thread; return None if there is no answer."""
+        clock = asyncio.get_running_loop().time
+        end, pause = clock() + self._patience, _AGAIN
+        self._asked = same, payload
+        try:
+            while not self._gone and (left := end - clock()) > 0:
+                self._answers.clear()
+                self._news.clear()
+                self._send()
+                await wait_for(self._news, min(pause, left))
+                if self._answers:
+                    if not self._answers[0].header.get("busy"):
+                        return self._answers[0]
+                    self._news.clear()
+                    await wait_for(self._news, min(pause, end - clock()))
+                # It was lost, or the planner has too much to do.
+                self.counters["asked_again"] += 1
+                pause = min(2 * pause, _SELDOM)
+            return None
+        finally:
+            self._asked = None
 
     def _send(self) -> None:
-        asked, line = self._asked, self._line
-        if asked is not None and line is not None:
-            line.send(Message(self._topics.of(self._device, "ask"), asked[1]))
+        if self._asked is not None:
+            self._line.send(Message(self._topics.of(self._device, "ask"), self._asked[1]))
 
-    def _work(self, begun: threading.Event) -> None:
+    async def _hold(self, begin: Callable[[], None]) -> None:
         """Hold the line, in the thread."""
-
-        async def hold() -> None:
-            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-            begun.set()
-            line = self._line = self._connect(self._topics.of(self._device, "answer"))
-            before = False
-            try:
-                async for received in line.receive():
-                    if received.connected:
-                        self.restarts["lost"] += before
-                        before = True
-                        self._send()
-                    else:
-                        self._take(received.payload)
-            finally:
-                await line.aclose()
-
+        line = self._line = self._connect(self._topics.of(self._device, "answer"))
+        begin()
+        before = False
         try:
-            unbind()
-            asyncio.run(hold())
-        except asyncio.CancelledError:
-            pass
-        except Exception as error:  # the robot's loop goes on
-            self._fault = error
-            log.exception("The line to the planner ended in an error.")
+            async for received in line.receive():
+                if received.connected:
+                    self.restarts["lost"] += before
+                    before = True
+                    self._send()
+                else:
+                    self._take(received.payload)
         finally:
-            begun.set()
-            with self._came:
-                self._came.notify_all()
+            await line.aclose()
 
     def _take(self, payload: bytes) -> None:
         """Take an answer, if it is one to the present question."""
@@ -229,14 +186,12 @@ class FleetPlanner:
             self.counters["strange"] += 1
             log.info("An answer that is none: %s", error)
             return
-        with self._came:
-            asked = self._asked
-            same = {name: frame.header.get(name) for name in ("id", "episode")}
-            if asked is None or same != asked[0] or self._answer is not None:
-                self.counters["late"] += 1
-                return
-            self._answer = frame
-            self._came.notify_all()
+        same = {name: frame.header.get(name) for name in ("id", "episode")}
+        if self._asked is None or same != self._asked[0] or self._answers:
+            self.counters["late"] += 1
+            return
+        self._answers.append(frame)
+        self._news.set()
 
 
 def _checked(about: Mapping[str, Any]) -> tuple[str, int, int]:

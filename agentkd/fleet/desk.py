@@ -25,12 +25,12 @@ import numpy as np
 from agentkd import dists
 from agentkd.errors import AgentkdError, ConfigError, LoadError, WireError, WriteError, check_range
 from agentkd.files import loading
-from agentkd.fleet.messages import Topics
 from agentkd.frames import Frame, answer_frame, pack, unpack
 from agentkd.planners.planner import Planner
 from agentkd.printable import logger
 from agentkd.spec_json import from_json, to_json
 from agentkd.transport import Message, Transport
+from agentkd.transport.names import Topics
 from agentkd.types import AnyDist, Floats, Guidance
 
 log = logger(__name__)
@@ -46,7 +46,7 @@ Labelled = Callable[[str, Floats, AnyDist], object]
 
 def filters(site: str) -> str:
     """Return what a desk receives."""
-    return f"{Topics(site).root}/d/+/ask"
+    return Topics(site).every("ask")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +120,7 @@ class PlannerDesk:
         async for received in self._transport.receive():
             if received.connected:
                 continue
-            device, what = self._topics.device(received.topic)
+            device, what = self._topics.read(received.topic)
             if what != "ask":
                 continue
             try:

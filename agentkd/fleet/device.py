@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self, final
@@ -17,11 +15,11 @@ from agentkd.device.device import Device
 from agentkd.device.state import Held, State
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.fleet.errand import Errand, Pace, Patience, Standing
-from agentkd.fleet.messages import Report, Topics, What, read_desired
+from agentkd.fleet.messages import Report, read_desired
 from agentkd.fleet.sharing import Outbox, Sharing
 from agentkd.printable import logger
-from agentkd.runtime.workers.priority import unbind
-from agentkd.transport.names import device_name
+from agentkd.transport.names import Topics, device_name
+from agentkd.transport.thread import LineThread, wait_for
 from agentkd.transport.transport import Connect, Message, Transport
 
 log = logger(__name__)
@@ -88,13 +86,12 @@ class Follower:
         self._told = False
         self._again = 0.0
         self._wake = asyncio.Event()
-        self._thread: threading.Thread | None = None
-        self._end: Callable[[], object] = lambda: None
+        self._thread: LineThread | None = None
 
     @property
     def alive(self) -> bool:
         """Whether it follows in a thread."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._thread is not None and self._thread.alive
 
     async def run(self) -> None:
         """Follow the server until it is cancelled, and report that."""
@@ -113,29 +110,12 @@ class Follower:
 
     def __enter__(self) -> Self:
         """Follow in a thread."""
-        begun = threading.Event()
 
-        async def follow() -> None:
-            loop, task = asyncio.get_running_loop(), asyncio.current_task()
-            assert task is not None
-            self._end = lambda: loop.call_soon_threadsafe(task.cancel)
-            begun.set()
+        async def follow(begin: Callable[[], None]) -> None:
+            begin()
             await self.run()
 
-        def work() -> None:
-            try:
-                unbind()
-                asyncio.run(follow())
-            except asyncio.CancelledError:
-                pass
-            except Exception:  # the robot's loop goes on
-                log.exception("What follows the fleet's server ended in an error.")
-            finally:
-                begun.set()
-
-        self._thread = threading.Thread(target=work, name="fleet", daemon=True)
-        self._thread.start()
-        begun.wait()
+        self._thread = LineThread(follow, "fleet", "the fleet's server")
         return self
 
     def __exit__(
@@ -145,10 +125,8 @@ class Follower:
         at: TracebackType | None,
     ) -> None:
         """End, and report that."""
-        with suppress(RuntimeError):  # its loop has ended
-            self._end()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.close()
 
     async def _read(self, transport: Transport) -> None:
         """Take what comes."""
@@ -205,17 +183,14 @@ class Follower:
             self._standing = standing
             wanted: tuple[str, ...] = ()
             if errand is not None:
-                wanted = tuple(self._topics.chunks(each) for each in errand.fetching)
+                wanted = tuple(self._topics.chunk(each, "+") for each in errand.fetching)
                 for need in errand.asks():
                     transport.send(Message(self._topic("need"), need.to_bytes()))
             if wanted != subscribed:
                 transport.subscribe(*wanted)
                 subscribed = wanted
             self._tell(transport)
-            # Not wait_for: that of Python 3.11 may swallow a cancellation.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._pace.look):
-                    await self._wake.wait()
+            await wait_for(self._wake, self._pace.look)
 
     async def _share(self, transport: Transport, sharing: Sharing) -> None:
         """Send what may leave, as the budget has it."""
@@ -295,7 +270,7 @@ class Follower:
             text=standing.text,
         )
 
-    def _topic(self, what: What) -> str:
+    def _topic(self, what: str) -> str:
         return self._topics.of(self._name, what)
 
     def _message(self, report: Report) -> Message:

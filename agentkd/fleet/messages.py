@@ -25,8 +25,8 @@ from typing import Literal, cast, get_args
 from agentkd.errors import LoadError
 from agentkd.fields import Fields, parse_json
 from agentkd.printable import printable
-from agentkd.transport.blobs import DIGEST, LARGEST, MOST_CHUNKS, Blob, packed, read_blob
-from agentkd.transport.names import DEVICE, device_name, matching, root
+from agentkd.transport.blobs import LARGEST, MOST_CHUNKS, Blob, packed, read_blob
+from agentkd.transport.names import DIGEST, matching
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")
 _BOOT = re.compile(r"[0-9a-f]{16}")
@@ -34,60 +34,10 @@ _TEXT = 500
 _MOST_SEEN = 2**62
 """A server has to be able to go on above what a device has seen."""
 
-What = Literal["desired", "state", "need", "note", "ask", "answer"]
 Action = Literal["hold", "apply", "rollback"]
 Phase = Literal["IDLE", "FETCHING", "STAGED", "TRIAL", "CONFIRMED", "REFUSED", "ROLLED_BACK"]
 """How far a device came with what is desired; the last three are ends."""
 ENDS: tuple[Phase, ...] = ("CONFIRMED", "REFUSED", "ROLLED_BACK")
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """The topics of a site.
-
-    Raises:
-        LoadError: If a name is not one word of letters, digits, `_` and `-` (a device's may have
-            points).
-    """
-
-    site: str
-
-    def __post_init__(self) -> None:
-        """Check the site's name."""
-        root(self.site)
-
-    @property
-    def root(self) -> str:
-        """What every topic of the site begins with."""
-        return root(self.site)
-
-    def of(self, device: str, what: What) -> str:
-        """Return a device's topic."""
-        return f"{self.root}/d/{device_name(device)}/{what}"
-
-    def chunk(self, digest: str, index: int) -> str:
-        """Return the topic of a chunk."""
-        return f"{self.root}/b/{matching(DIGEST, digest, 'A digest')}/{index}"
-
-    def chunks(self, digest: str) -> str:
-        """Return the filter of all chunks of a file."""
-        return f"{self.root}/b/{matching(DIGEST, digest, 'A digest')}/+"
-
-    def device(self, topic: str) -> tuple[str, str]:
-        """Return which device a topic is about and which of its topics it is, or "" twice."""
-        begins = f"{self.root}/d/"
-        name, _, what = topic[len(begins) :].partition("/")
-        known = topic.startswith(begins) and DEVICE.fullmatch(name) and what.isalpha()
-        return (name, what) if known else ("", "")
-
-    def place(self, topic: str) -> tuple[str, int]:
-        """Return digest and index of a chunk's topic, or "" and -1."""
-        begins = f"{self.root}/b/"
-        digest, _, index = topic[len(begins) :].partition("/")
-        known = topic.startswith(begins) and DIGEST.fullmatch(digest)
-        if not known or not re.fullmatch(r"\d{1,4}", index):
-            return "", -1
-        return digest, int(index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
+from agentkd.affinity import unbind
 from agentkd.device.device import Device
 from agentkd.errors import AgentkdError, ConfigError, check_range
 from agentkd.executors.executor import Executor
@@ -19,7 +20,6 @@ from agentkd.files import write_atomic
 from agentkd.fleet.notes import FOLDER, LARGEST, Note, waiting_in
 from agentkd.printable import logger
 from agentkd.runtime.agent import Agent
-from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import flatten_one
 from agentkd.types import Floats
 from agentkd.views import pick

@@ -23,7 +23,7 @@ from agentkd.fleet.audit import Entry, Event
 from agentkd.fleet.decisions import Waiting, decide, without_file
 from agentkd.fleet.knowledge import Knowledge
 from agentkd.fleet.known import OUTCOMES, Known, Target
-from agentkd.fleet.messages import Desired, Phase, Report, Topics, read_report
+from agentkd.fleet.messages import Desired, Phase, Report, read_report
 from agentkd.fleet.notes import LARGEST
 from agentkd.fleet.office import Office
 from agentkd.fleet.rollout import Fleet
@@ -31,6 +31,7 @@ from agentkd.fleet.shelf import Shelf
 from agentkd.printable import logger
 from agentkd.transport import Message, Received, Transport
 from agentkd.transport.blobs import CHUNK, read_need
+from agentkd.transport.names import Topics
 
 log = logger(__name__)
 
@@ -73,9 +74,8 @@ DESCRIBED: dict[str, tuple[str, ...]] = {
 
 def filters(site: str, *, collect: bool = False) -> tuple[str, ...]:
     """Return what a server receives; with `collect` also what devices note down."""
-    root = Topics(site).root
-    found = f"{root}/d/+/state", f"{root}/d/+/need"
-    return (*found, f"{root}/d/+/note") if collect else found
+    words = ("state", "need", "note") if collect else ("state", "need")
+    return tuple(map(Topics(site).every, words))
 
 
 @dataclass(slots=True)
@@ -166,7 +166,7 @@ class Server:
 
     def _take(self, received: Received) -> None:
         """Take a device's message; what is not one is counted."""
-        name, what = self._topics.device(received.topic)
+        name, what = self._topics.read(received.topic)
         try:
             if what == "state" and received.payload:
                 self._hear(name, read_report(received.payload))

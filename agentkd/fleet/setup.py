@@ -28,9 +28,8 @@ from agentkd.fields import Fields, parse_json
 from agentkd.files import loading, read_file, write_atomic
 from agentkd.fleet import audit
 from agentkd.fleet.keys import write_private
-from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
-from agentkd.transport.names import device_name
+from agentkd.transport.names import Topics, device_name
 
 SERVER = "server"
 """The name of the server's certificate, which no device may have."""

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import final
 
 from agentkd.errors import LoadError
-from agentkd.fleet.messages import Topics
 from agentkd.fleet.office import Office
 from agentkd.fleet.rollout import Fleet
 from agentkd.printable import logger
 from agentkd.transport import Message
 from agentkd.transport.blobs import Blob
+from agentkd.transport.names import Topics
 
 log = logger(__name__)
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, final
 
+from agentkd.affinity import UNBOUND
 from agentkd.errors import ConfigError, check_range
 from agentkd.runtime.chores import Chores
 from agentkd.runtime.metrics import Metrics
-from agentkd.runtime.workers.priority import UNBOUND
 
 _SPIN = 200_000
 """The last 0.2 ms before a tick are spun, in ns: a sleep may end 60 µs late."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from agentkd.affinity import unbind
 from agentkd.deploy.bundle import Bundle, own_bundle, read_bundle
 from agentkd.deploy.contract import Contract
 from agentkd.deploy.fit import check_contract, check_fit, check_numbers
@@ -35,7 +36,6 @@ from agentkd.runtime.decider import Decider
 from agentkd.runtime.goals import Goals, conditioned, unconditioned
 from agentkd.runtime.scores import Rollback, Scores
 from agentkd.runtime.watched import Watched
-from agentkd.runtime.workers.priority import unbind
 from agentkd.spec import Spec
 from agentkd.spec_json import to_json
 from agentkd.views import Seeing, environment

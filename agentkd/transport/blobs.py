@@ -11,7 +11,7 @@ from typing import Any
 
 from agentkd.errors import LoadError
 from agentkd.fields import Fields, parse_json
-from agentkd.transport.names import matching
+from agentkd.transport.names import DIGEST, matching
 
 CHUNK = 1 << 14
 """Bytes of a chunk, unless a sender says otherwise."""
@@ -19,7 +19,6 @@ MOST_CHUNKS = 4096
 LARGEST_CHUNK = 1 << 18
 LARGEST = 1 << 20
 """Bytes of a message other than a chunk."""
-DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from contextlib import suppress
 from typing import Protocol, final
 
 from agentkd.distillation.federated.messages import MOST_BYTES
-from agentkd.distillation.federated.wire import Receiving, Sending, Topics, read_offer
+from agentkd.distillation.federated.wire import Receiving, Sending, read_offer
 from agentkd.errors import LoadError
 from agentkd.printable import logger
 from agentkd.transport.blobs import CHUNK, need, read_need
+from agentkd.transport.names import Topics
+from agentkd.transport.thread import wait_for
 from agentkd.transport.transport import Connect, Message, Transport
 
 log = logger(__name__)
@@ -58,8 +59,9 @@ class Member:
         self.rounds = 0
         self.strange: Counter[str] = Counter()
         self._client, self._connect = client, connect
-        self._topics, self._name, self._chunk = Topics(site), name, chunk
-        self._here = self._topics.of(name, "from", "here")
+        self._chunk = chunk
+        self._asked, self._said = (Topics(site).of(name, each) for each in ("to", "from"))
+        self._here = f"{self._said}/here"
         self._boot = os.urandom(8).hex().encode()
         self._arriving: Receiving | None = None
         self._todo: tuple[str, bytes] | None = None
@@ -70,7 +72,7 @@ class Member:
     async def run(self) -> None:
         """Do rounds until it is cancelled, and say so; a round that was begun is ended first."""
         gone = Message(self._here, b"", retain=True)
-        line = self._connect(self._topics.client(self._name), will=gone)
+        line = self._connect(f"{self._asked}/+", will=gone)
         self._wake = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
@@ -88,7 +90,7 @@ class Member:
                 if self._reply is not None:
                     self._reply.renew()
             else:
-                self._take(line, self._topics.read(each.topic)[1], each.payload)
+                self._take(line, each.topic.removeprefix(f"{self._asked}/"), each.payload)
             self._wake.set()
 
     def _take(self, line: Transport, what: str, payload: bytes) -> None:
@@ -145,10 +147,7 @@ class Member:
                 if clock() >= reply.due:
                     reply.offer(clock())
                 pause = max(0.0, reply.due - clock())
-            # Not wait_for: that of Python 3.11 may swallow a cancellation.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
+            await wait_for(self._wake, pause)
 
     async def _answer(self, line: Transport, digest: str, request: bytes) -> Sending:
         """Let the client do a round, in a thread; what it raises ends the round only."""
@@ -160,15 +159,8 @@ class Member:
             log.warning("A round failed, and the server is told %s: %s", failed, error)
         self.rounds += 1
         return Sending(
-            line.send,
-            self._topics,
-            self._name,
-            "from",
-            data,
-            request=digest,
-            failed=failed,
-            chunk=self._chunk,
+            line.send, self._said, data, request=digest, failed=failed, chunk=self._chunk
         )
 
     def _send(self, line: Transport, payload: bytes) -> None:
-        line.send(Message(self._topics.of(self._name, "from", "need"), payload))
+        line.send(Message(f"{self._said}/need", payload))

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, wait
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, final
 
-from agentkd.distillation.federated.wire import (
-    Offer,
-    Receiving,
-    Sending,
-    Topics,
-    read_boot,
-    read_offer,
-)
-from agentkd.errors import AgentkdError, ConfigError, LoadError, check_range
+from agentkd.distillation.federated.wire import Offer, Receiving, Sending, read_boot, read_offer
+from agentkd.errors import ConfigError, LoadError, check_range
 from agentkd.printable import logger
-from agentkd.runtime.workers.priority import unbind
 from agentkd.transport.blobs import CHUNK, need, read_need
-from agentkd.transport.names import device_name
+from agentkd.transport.names import Topics, device_name
+from agentkd.transport.thread import LineThread, wait_for
 from agentkd.transport.transport import Connect, Message, Transport
 
 log = logger(__name__)
@@ -32,8 +22,6 @@ log = logger(__name__)
 LARGEST = 1 << 22
 """Bytes of a reply that are taken: a million weights."""
 _AWAY = "it is not connected"
-_LOOK = 0.5
-"""Seconds after which one who waits looks whether the line is still there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +40,7 @@ class Caller:
     """Asks clients over a line, in one event loop.
 
     Args:
-        line: The line, made with `Topics.server`.
+        line: The line, which receives what clients say.
         topics: The site's.
         names: The clients; what comes from others is ignored.
         patience: Seconds for which a client may be away before a round goes on without it.
@@ -101,7 +89,7 @@ class Caller:
         end = float("inf") if seconds is None else begun + seconds
         self._asked = {
             name: _Asked(
-                Sending(self._line.send, self._topics, name, "to", raw, chunk=self._chunk), begun
+                Sending(self._line.send, self._topics.of(name, "to"), raw, chunk=self._chunk), begun
             )
             for name, raw in requests.items()
         }
@@ -112,10 +100,7 @@ class Caller:
                     break
                 self._news.clear()
                 due = min(end, *(self._turn(name, now) for name in missing))
-                # Not wait_for: that of Python 3.11 may swallow a cancellation.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, due - clock())):
-                        await self._news.wait()
+                await wait_for(self._news, max(0.0, due - clock()))
             found = {n: each.outcome for n, each in self._asked.items()}
             return {name: outcome for name, outcome in found.items() if outcome is not None}
         finally:
@@ -136,7 +121,8 @@ class Caller:
 
     def _take(self, topic: str, payload: bytes) -> None:
         """Take a message; one that is not what it should be is counted and ignored."""
-        name, what = self._topics.read(topic)
+        name, said = self._topics.read(topic)
+        what = said.removeprefix("from/")
         if name not in self._names:
             self._ignore("client", f"{name or topic} is none of the clients")
             return
@@ -200,25 +186,13 @@ class Caller:
         self._send(name, need(offer.digest, ()).to_bytes())
 
     def _send(self, name: str, payload: bytes) -> None:
-        self._line.send(Message(self._topics.of(name, "to", "need"), payload))
+        self._line.send(Message(self._topics.of(name, "to/need"), payload))
 
     def _ignore(self, kind: str, why: str) -> None:
         """Count a message; the first of a kind is logged."""
         self.strange[kind] += 1
         if self.strange[kind] == 1:
             log.warning("A message was ignored, and others of its kind will be: %s", why)
-
-
-@final
-@dataclass(slots=True)
-class _Held:
-    """A loop in a thread, and what is in it."""
-
-    loop: asyncio.AbstractEventLoop | None = None
-    task: asyncio.Task[None] | None = None
-    caller: Caller | None = None
-    fault: Exception | None = None
-    begun: threading.Event = field(default_factory=threading.Event)
 
 
 @final
@@ -261,37 +235,18 @@ class Remote:
         self.names = tuple(device_name(each) for each in names)
         if twice := [each for each in self.names if self.names.count(each) > 1]:
             raise ConfigError(f"The client {twice[0]} stands twice among the names.")
-        topics, held = Topics(site), _Held()
-        self._held = held
+        topics = Topics(site)
 
-        async def hold() -> None:
-            line = connect(topics.server())
-            held.caller = Caller(line, topics, self.names, patience=patience, largest=largest)
-            held.loop, held.task = asyncio.get_running_loop(), asyncio.current_task()
-            held.begun.set()
+        async def hold(begin: Callable[[], None]) -> None:
+            line = connect(topics.every("from/+"))
+            self._caller = Caller(line, topics, self.names, patience=patience, largest=largest)
+            begin()
             try:
-                await held.caller.run()
+                await self._caller.run()
             finally:
                 await line.aclose()
 
-        def work() -> None:
-            try:
-                unbind()
-                asyncio.run(hold())
-            except asyncio.CancelledError:
-                pass
-            except Exception as error:  # it is raised where replies are waited for
-                held.fault = error
-            finally:
-                held.begun.set()
-
-        self._thread = threading.Thread(target=work, name="federated", daemon=True)
-        self._thread.start()
-        held.begun.wait()
-        if held.caller is None:
-            self._thread.join()
-            assert held.fault is not None
-            raise held.fault
+        self._line = LineThread(hold, "federated", "the clients")
 
     def ask(
         self, requests: Mapping[str, bytes], timeout: float | None
@@ -301,35 +256,11 @@ class Remote:
         Raises:
             AgentkdError: If the line ended in an error, or was closed.
         """
-        held = self._held
-        assert held.loop is not None
-        assert held.caller is not None
-        asking = held.caller.ask(requests, timeout)
-        try:
-            future = asyncio.run_coroutine_threadsafe(asking, held.loop)
-        except RuntimeError as error:
-            asking.close()
-            raise self._ended() from error
-        try:
-            # A loop that is closing takes calls that it does not finish.
-            while self._thread.is_alive() and not wait((future,), _LOOK).done:
-                pass
-            if not future.done():
-                asking.close()
-                raise self._ended()
-            return future.result()
-        except CancelledError as error:
-            raise self._ended() from error
-        finally:
-            if not held.loop.is_closed():
-                future.cancel()
+        return self._line.call(self._caller.ask(requests, timeout))
 
     def close(self) -> None:
         """End the line."""
-        held = self._held
-        if held.loop is not None and held.task is not None and not held.loop.is_closed():
-            held.loop.call_soon_threadsafe(held.task.cancel)
-        self._thread.join()
+        self._line.close()
 
     def __enter__(self) -> Self:
         return self
@@ -342,9 +273,3 @@ class Remote:
     ) -> None:
         """End the line."""
         self.close()
-
-    def _ended(self) -> AgentkdError:
-        self._thread.join()
-        fault = self._held.fault
-        said = "was closed" if fault is None else f"ended in an error: {fault}"
-        return AgentkdError(f"The line to the clients {said}.")

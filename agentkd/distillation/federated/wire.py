@@ -18,22 +18,12 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 from agentkd.errors import LoadError
 from agentkd.fields import Fields, parse_json
-from agentkd.transport.blobs import (
-    CHUNK,
-    DIGEST,
-    LARGEST,
-    Blob,
-    Need,
-    blob,
-    need,
-    packed,
-    read_blob,
-)
-from agentkd.transport.names import DEVICE, device_name, matching, root
+from agentkd.transport.blobs import CHUNK, LARGEST, Blob, Need, blob, need, packed, read_blob
+from agentkd.transport.names import DIGEST, matching
 from agentkd.transport.transport import Message
 
 AGAIN, SELDOM = 0.5, 8.0
@@ -43,45 +33,7 @@ _LEAST = 0.2
 _HEAD = 36
 _BOOT = re.compile(rb"[0-9a-f]{16}")
 _ERROR = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
-Way = Literal["to", "from"]
-"""To a client, or from it."""
 Send = Callable[[Message], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """The topics of a site's clients.
-
-    Raises:
-        LoadError: If a name is not one word of letters, digits, `_` and `-` (a client's may have
-            points).
-    """
-
-    site: str
-
-    def __post_init__(self) -> None:
-        """Check the site's name."""
-        root(self.site)
-
-    def of(self, client: str, way: Way, what: str) -> str:
-        """Return one of a client's topics."""
-        return f"{root(self.site)}/f/{device_name(client)}/{way}/{what}"
-
-    def server(self) -> str:
-        """Return the filter of what a server receives."""
-        return f"{root(self.site)}/f/+/from/+"
-
-    def client(self, name: str) -> str:
-        """Return the filter of what a client receives."""
-        return self.of(name, "to", "+")
-
-    def read(self, topic: str) -> tuple[str, str]:
-        """Return which client a topic is of, and what of it, or "" twice."""
-        begins = f"{root(self.site)}/f/"
-        words = topic[len(begins) :].split("/")
-        if not topic.startswith(begins) or len(words) != 3 or not DEVICE.fullmatch(words[0]):
-            return "", ""
-        return words[0], words[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +93,7 @@ class Sending:
 
     Args:
         send: Takes messages.
-        topics: The site's.
-        client: To or from which client they go.
-        way: Which of both.
+        below: The topic below which they go, a client's `to` or `from`.
         data: The bytes; None for an error.
         request: The digest of the request that they reply to; "" if they are a request.
         failed: The name of the error.
@@ -153,9 +103,7 @@ class Sending:
     def __init__(
         self,
         send: Send,
-        topics: Topics,
-        client: str,
-        way: Way,
+        below: str,
         data: bytes | None,
         *,
         request: str = "",
@@ -169,8 +117,8 @@ class Sending:
         self.due = 0.0
         """When it is to be offered again."""
         self._send, self._pause = send, AGAIN
-        self._offer = Message(topics.of(client, way, "offer"), packed(self.offered))
-        self._topic = topics.of(client, way, "chunk")
+        self._offer = Message(f"{below}/offer", packed(self.offered))
+        self._topic = f"{below}/chunk"
         self._lacks = len(self._chunks)
         self._answered = float("-inf")
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
+from agentkd import affinity
 from agentkd.errors import AgentkdError, ConfigError, RefError, WorkerError, check_range
 from agentkd.printable import logger
 from agentkd.refs import is_reference, resolve
@@ -183,7 +184,7 @@ class Host:
         threads = str(self._factory.threads)
         command = [sys.executable, "-P", "-c", guardian.BOOT, guardian.__file__]
         # The thread that ticks may start it, and be bound.
-        cores = json.dumps(sorted(priority.UNBOUND[0]) if priority.UNBOUND else [])
+        cores = json.dumps(sorted(affinity.UNBOUND[0]) if affinity.UNBOUND else [])
         told = [os.getpid(), json.dumps(sys.path), f"{__name__}:main", letter.fd, len(text), cores]
         # What a planner prints must not mix with this program's output.
         output = 2 if self._printed is None else self._printed.fileno()

@@ -27,14 +27,6 @@ _RUNS = 0.5
 """A worker with less than this share of one processor hardly runs."""
 _PAUSE, _MOST_PAUSE = 10.0, 300.0
 """Seconds without silence before a worker is lowered; they double after each raise."""
-UNBOUND: list[set[int]] = []
-"""The processors that a thread had before it was bound to some of them, while it is."""
-
-
-def unbind() -> None:
-    """Give this thread the processors that it would have if the tick's thread were not bound."""
-    if UNBOUND:
-        os.sched_setaffinity(0, UNBOUND[0])
 
 
 class Level(NamedTuple):

@@ -17,10 +17,11 @@ import numpy as np
 from agentkd.device import Device
 from agentkd.errors import LoadError
 from agentkd.fleet.errand import Errand, Pace, Patience
-from agentkd.fleet.messages import Action, Desired, Report, Topics, read_desired, read_report
+from agentkd.fleet.messages import Action, Desired, Report, read_desired, read_report
 from agentkd.fleet.notes import Note, read_note
 from agentkd.printable import printable
 from agentkd.transport.blobs import Need, blob, read_need
+from agentkd.transport.names import Topics
 from tests.fuzz import mutate
 from tests.fuzz.draw import Draw
 from tests.fuzz.target import Files, Target
@@ -146,7 +147,7 @@ def build_topic(draw: Draw) -> Files:
 def read_topic(folder: Path) -> tuple[str, str, str, int]:
     """Read it."""
     topic = (folder / "x").read_bytes().decode(errors="replace")
-    found = (*_TOPICS.device(topic), *_TOPICS.place(topic))
+    found = (*_TOPICS.read(topic), *_TOPICS.place(topic))
     if not found[0] and not found[2]:
         raise LoadError("no topic of the site")
     return found

@@ -153,3 +153,19 @@ def test_code_in_pages_is_python() -> None:
         for language, text in FENCE.findall(page.read_text(encoding="utf-8")):
             if language == "python":
                 ast.parse(text, str(page))
+
+
+def test_the_page_on_conformance_names_tests_that_there_are() -> None:
+    """Each of the 53 tests of the suite once, with tests of ours or why it does not apply."""
+    page = (DOCS / "conformance.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", page, re.MULTILINE)
+    assert len(rows) == len(dict(rows)) == 53
+    written = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    for case, here in rows:
+        named = re.findall(r"`(test_\w+)`", here)
+        assert set(named) <= written, case
+        assert named or here.startswith("does not apply: "), case

@@ -183,7 +183,9 @@ class TrustStore:
                     "missing",
                 )
             digest = str(target.hashes.get("sha256", ""))
-            if target.length > most or not _DIGEST.fullmatch(digest):
+            if not _DIGEST.fullmatch(digest):
+                raise SignatureError(f"{name} is signed without its SHA-256.", "digest")
+            if target.length > most:
                 raise SignatureError(
                     f"{name} has {target.length:,} bytes; at most {most:,} are read.", "large"
                 )
@@ -334,9 +336,8 @@ def _lay_out(files: Mapping[str, bytes], work: Path) -> None:
     history = work / "root_history"
     history.mkdir()
     for name, data in files.items():
-        (history if METADATA.fullmatch(name) and "root" in name else work).joinpath(
-            name
-        ).write_bytes(data)
+        place = history if METADATA.fullmatch(name) and "root" in name else work
+        (place / name).write_bytes(data)
 
 
 def _metadata(data: bytes) -> Any:
@@ -421,8 +422,7 @@ def _refused(what: object, anchor: Path) -> Iterator[None]:
         remedy = {
             "signature": f"Only what the keys of {anchor} have signed is accepted.",
             "expired": f"{_EXPIRED} If this device's clock is wrong, set it.",
-            "rollback": "Something older than what this device has seen is never accepted. "
-            + _RENEW,
+            "rollback": f"What is older than what this device has seen is refused. {_RENEW}",
             "missing": "Copy the proof again, or the whole repository.",
         }
         raise SignatureError(text + remedy.get(why, _RENEW), why) from error

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.text import Text
 
 from agentkd.cli.broker import UNGUARDED, Broker
-from agentkd.cli.terminal import Console
 from agentkd.device.device import Device
 from agentkd.device.slots import file_digest
 from agentkd.device.state import Held, State
@@ -19,6 +17,9 @@ from agentkd.device.watch import Watch
 from agentkd.errors import ConfigError
 from agentkd.fleet.sharing import Sharing
 from agentkd.signing.store import TrustStore
+
+if TYPE_CHECKING:
+    from agentkd.cli.terminal import Console
 
 Action = Literal["apply", "status", "wait", "confirm", "rollback", "watch", "run"]
 _LOOK = 0.5
@@ -85,16 +86,18 @@ def run(options: Options) -> int:
     # What runs for months does not hold the libraries that check signatures.
     trust = None if options.trust is None else TrustStore(options.trust, apart=action == "run")
     device = Device(options.folder, trust=trust)
-    console = Console()
-    if action == "watch":
-        assert what is not None
-        return _watch(device, what, options, console)
     if action == "run":
         from agentkd.cli.device_run import follow
 
         assert what is not None
         names = str(options.site), str(options.device)
         return follow(device, what, *names, options.broker, _sharing(options))
+    from agentkd.cli.terminal import Console
+
+    console = Console()
+    if action == "watch":
+        assert what is not None
+        return _watch(device, what, options, console)
     if action == "apply":
         assert what is not None
         state = device.apply(what, again=options.again)
@@ -199,6 +202,8 @@ def show(state: State, console: Console) -> None:
 
 
 def _print(console: Console, name: str, text: str) -> None:
+    from rich.text import Text
+
     console.print(Text.assemble((f"{name:<12}", "dim"), text), soft_wrap=True)
 
 

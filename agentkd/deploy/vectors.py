@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from agentkd.errors import NumbersError, SpecError
 from agentkd.executors.difference import actions_of, margins
 from agentkd.executors.executor import Executor
 from agentkd.types import Floats
+
+if TYPE_CHECKING:
+    from agentkd.executors.native import Native
 
 DRAWN = 64
 """Observations that are drawn; those of real episodes come on top."""
@@ -94,6 +97,14 @@ def answers(executor: Executor, obs: Floats, starts: Floats | None = None) -> Fl
     begins = [] if starts is None else np.flatnonzero(starts)[1:].tolist()
     pieces = [executor.follow(each) for each in np.split(obs, begins)]
     return np.concatenate(pieces).astype(np.float32)
+
+
+def compiled(executor: Executor, native: Native, obs: Floats) -> tuple[Floats, Any]:
+    """What the compiled form gives for observations (n, obs), and its actions."""
+    outputs = native.follow(obs) if executor.memory else native.outputs(obs)
+    native.memory[:] = 0.0
+    actions = np.asarray([native.act(each) for each in obs])
+    return outputs, actions.reshape(len(obs), -1)
 
 
 def most_rows(executor: Executor) -> int:

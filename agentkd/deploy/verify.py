@@ -12,7 +12,7 @@ import numpy as np
 
 from agentkd.deploy.bundle import Bundle
 from agentkd.deploy.programs import Answer, run_akx, run_c
-from agentkd.deploy.vectors import answers, probes
+from agentkd.deploy.vectors import answers, compiled, probes
 from agentkd.deploy.wasm.run import no_wasm, run_wasm
 from agentkd.errors import AgentkdError, LoadError
 from agentkd.executors.difference import actions_of, difference
@@ -107,10 +107,7 @@ def _native(executor: Executor, obs: Floats) -> Answer:
     native = compile_native(executor)
     if native is None:
         raise LoadError("it could not be built; the log says why")
-    outputs = native.follow(obs) if executor.memory else native.outputs(obs)
-    native.memory[:] = 0.0
-    actions = np.asarray([native.act(each) for each in obs])
-    return Answer(outputs, actions.reshape(len(obs), -1))
+    return Answer(*compiled(executor, native, obs))
 
 
 def _no_onnx() -> str:

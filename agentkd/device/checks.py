@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from agentkd.deploy.bundle import Bundle, from_bytes
 from agentkd.deploy.fit import check_contract, check_fit, check_numbers
+from agentkd.deploy.vectors import answers, compiled
 from agentkd.errors import AgentkdError, BundleError, DeviceError, DeviceReason, SpecError
+from agentkd.executors.difference import actions_of, difference
 from agentkd.executors.executor import About
 from agentkd.executors.native import compile_native
 from agentkd.spec import Spec
@@ -55,19 +57,20 @@ def check_all(bundle: Bundle, name: str, present: Bundle | None, spec: Spec | No
     except AgentkdError as error:
         raise DeviceError(f"{name}: {error}", "FETCHED", "numbers") from error
     # Reading ran the golden vectors in NumPy. A form that cannot be built does not act here.
-    if compile_native(executor) is None:
+    native = compile_native(executor)
+    if native is None:
         return
-    # Only an update needs it, and a program that starts needs none of what it imports.
-    from agentkd.deploy.verify import NATIVE, verify
-
-    for verdict in verify(bundle, rows=0, backends=[NATIVE]):
-        if verdict.status == "differs":
-            raise DeviceError(
-                f"{name}: its golden vectors differ in the compiled form: {verdict.text}. Distil "
-                "another one.",
-                "FETCHED",
-                "golden",
-            )
+    golden = bundle.golden
+    # With a memory they are episodes; the compiled form is asked about them as one.
+    given = answers(executor, golden["obs"]) if executor.memory else golden["outputs"]
+    wanted = given, actions_of(executor, given)
+    _, text = difference(executor, *compiled(executor, native, golden["obs"]), *wanted)
+    if text:
+        raise DeviceError(
+            f"{name}: its golden vectors differ in the compiled form: {text}. Distil another one.",
+            "FETCHED",
+            "golden",
+        )
 
 
 def _check_spec(spec: Spec, wanted: Spec) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Collection, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from agentkd.printable import printable
 
@@ -193,15 +193,18 @@ def check_choice(what: str, name: str, known: Collection[str]) -> None:
 
 def check_range(
     name: str,
-    value: float | None,
+    value: Any,
     *,
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
+    whole: bool = False,
     hint: str = "",
 ) -> None:
     """Check an option's number against bounds; NaN is within none, and None is not checked.
+
+    True and False are no numbers.
 
     Args:
         name: The option's name, for the message.
@@ -210,6 +213,7 @@ def check_range(
         above: What it has to be greater than.
         most: The greatest value.
         below: What it has to be smaller than; `math.inf` for any finite number.
+        whole: Whether it has to be a whole number.
         hint: A sentence for the end of the message.
 
     Raises:
@@ -221,13 +225,19 @@ def check_range(
         (most, operator.le, "at most"),
         (below, operator.lt, "below"),
     )
+    if value is None:
+        return
     given = [(bound, holds, word) for bound, holds, word in bounds if bound is not None]
-    try:
-        if value is None or all(holds(value, bound) for bound, holds, _ in given):
-            return
-    except (TypeError, ValueError) as error:  # what it is compared with is a number
-        raise ConfigError(f"{name} is {value!r:.80}, not a number. {hint}".rstrip()) from error
     wanted = " and ".join(
         "finite" if bound == math.inf else f"{word} {bound}" for bound, _, word in given
     )
-    raise ConfigError(f"{name} is {value}; it has to be {wanted}. {hint}".rstrip())
+    try:
+        number = not isinstance(value, bool) and (not whole or operator.index(value) == value)
+        if number and all(holds(value, bound) for bound, holds, _ in given):
+            return
+    except (TypeError, ValueError):  # it can be no index, or not be compared
+        number = False
+    shown = f"{value}" if number else f"{value!r:.80}"
+    if not number:
+        wanted = ", ".join(filter(None, ("a whole number" if whole else "a number", wanted)))
+    raise ConfigError(f"{name} is {shown}; it has to be {wanted}. {hint}".rstrip())

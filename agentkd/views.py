@@ -95,8 +95,11 @@ def parse_view(text: Seeing, obs: ObsSpec | None = None) -> View:
             if before in counts:
                 raise ConfigError(f"{before} stands twice in the view {text!r}. Write it once.")
             counts[before] = int(found[2])
-        elif word not in names and before in _PAST and not after.isidentifier():
-            raise ConfigError(f"{word!r} in the view {text!r}: give a number, such as {before}:2.")
+        elif word not in names and before in _PAST:
+            raise ConfigError(
+                f"{word!r} in the view {text!r}: {after!r} is no number of ticks. Give a number, "
+                f"such as {before}:2."
+            )
         elif word:
             kept.append(word)
     past = _past(text, counts)

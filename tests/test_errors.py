@@ -40,7 +40,9 @@ def test_what_is_within_or_left_out_passes() -> None:
 @pytest.mark.parametrize("value", ["8", [8], {}])
 def test_what_is_no_number_is_refused(value: Any) -> None:
     """Comparing it would raise an error that names no option."""
-    with pytest.raises(ConfigError, match=r"size is .*, not a number\. Try 8\."):
+    with pytest.raises(
+        ConfigError, match=r"size is .*; it has to be a number, at least 1\. Try 8\."
+    ):
         check_range("size", value, least=1, hint="Try 8.")
 
 

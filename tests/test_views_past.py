@@ -56,9 +56,12 @@ def test_a_view_of_the_past_is_what_its_words_say() -> None:
     [
         ("delay:2,delay:3", "delay stands twice"),
         ("stack:2,delay:1,stack:2", "stack stands twice"),
-        ("delay:99999", "give a number"),
-        ("actions:-1", "give a number"),
-        ("stack:", "give a number"),
+        ("delay:99999", "Give a number, such as delay:2"),
+        ("actions:-1", "Give a number, such as actions:2"),
+        ("stack:", "Give a number, such as stack:2"),
+        ("stack:x", "'stack:x' in the view 'stack:x': 'x' is no number of ticks"),
+        ("0:2,delay:two", "'two' is no number of ticks. Give a number, such as delay:2"),
+        ("actions:x", "'x' is no number of ticks. Give a number, such as actions:2"),
     ],
 )
 def test_words_of_the_past_are_read_or_refused(sees: str, words: str) -> None:

@@ -60,8 +60,8 @@ class TrialOptions:
     drop: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("shadow", self.shadow, least=2)
-        check_range("acting", self.acting, least=2)
+        check_range("shadow", self.shadow, least=2, whole=True)
+        check_range("acting", self.acting, least=2, whole=True)
         check_range("budget", self.budget, above=0, below=math.inf)
         check_range("agreement", self.agreement, least=0, most=1)
         check_range("drop", self.drop, above=0, below=math.inf)

@@ -37,7 +37,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         check_range("eps", self.eps, above=0, below=math.inf)
-        check_range("steps", self.steps, least=1)
+        check_range("steps", self.steps, least=1, whole=True)
 
 
 def units(obs: Floats, spec: ObsSpec) -> Floats:

@@ -55,7 +55,7 @@ class LabelBuffer:
         gaps: bool = False,
     ) -> None:
         """Begin empty; the first label decides the widths."""
-        check_range("capacity", capacity, least=1)
+        check_range("capacity", capacity, least=1, whole=True)
         self._capacity = capacity
         self._most_bytes = most_bytes
         self._rows: Floats = np.empty((0, 0), np.float32)

@@ -51,11 +51,11 @@ class ChangeOptions:
 
     def __post_init__(self) -> None:
         check_range("factor", self.factor, above=1)
-        if not self.windows or min(self.windows) < 2 or self.shelf < 0:
-            raise ConfigError(
-                f"windows={self.windows}, shelf={self.shelf}: windows of at least 2 runs, and a "
-                "shelf of at least 0."
-            )
+        check_range("shelf", self.shelf, least=0, whole=True)
+        if not self.windows:
+            raise ConfigError("windows is empty; give at least one, of at least 2 runs.")
+        for each in self.windows:
+            check_range("windows", each, least=2, whole=True)
 
 
 class Run(NamedTuple):

@@ -65,14 +65,16 @@ class DistillerOptions:
     def __post_init__(self) -> None:
         if self.terms != "match":  # reading others needs torch
             self.sum()
-        check_range("batch", self.batch, least=1)
-        check_range("least", self.least, least=1)
+        check_range("batch", self.batch, least=1, whole=True)
+        check_range("least", self.least, least=1, whole=True)
+        for name in ("warmup", "capacity", "seed", "ticks", "burn_in"):
+            check_range(name, getattr(self, name), least=0, whole=True)
         if self.capacity < self.least:
             raise ConfigError(
                 f"capacity is {self.capacity}; learning begins at {self.least} labels, "
                 "so that nothing would be learnt."
             )
-        if not 0 <= self.burn_in < self.ticks:
+        if self.burn_in >= self.ticks:
             raise ConfigError(
                 f"burn_in is {self.burn_in}, ticks {self.ticks}: a sequence has to be "
                 "longer than its burn-in."

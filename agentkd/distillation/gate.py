@@ -80,6 +80,8 @@ class GateOptions:
     certainty: float = 2.0
 
     def __post_init__(self) -> None:
+        for name in ("block", "every", "blocks", "least"):
+            check_range(name, getattr(self, name), whole=True)
         if self.block < 1 or self.every < 2 or not 2 <= self.least <= self.blocks:
             raise ConfigError(
                 f"block={self.block}, every={self.every}, least={self.least}, "

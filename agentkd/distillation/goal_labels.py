@@ -59,7 +59,7 @@ def aged_labels(
     labels = len(dists.pack(dist))
     if labels != count or np.shape(starts) != (count,):
         raise SpecError(f"{labels} labels and starts {np.shape(starts)} for {count} observations.")
-    check_range("draws", draws, least=1)
+    check_range("draws", draws, least=1, whole=True)
     random = np.random.default_rng(seed)
     rows = np.tile(np.arange(count), draws)
     age = random.integers(0, wanted.max_age + 2, len(rows))

@@ -58,8 +58,9 @@ class FineTuning:
     terms: str = "match"
 
     def __post_init__(self) -> None:
-        check_range("steps", self.steps, least=1)
-        check_range("batch", self.batch, least=1)
+        check_range("steps", self.steps, least=1, whole=True)
+        check_range("batch", self.batch, least=1, whole=True)
+        check_range("seed", self.seed, least=0, whole=True)
         check_range("learning_rate", self.learning_rate, above=0)
 
 

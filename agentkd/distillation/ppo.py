@@ -66,7 +66,7 @@ class PpoOptions:
 
     def __post_init__(self) -> None:
         for name in ("environments", "ticks", "epochs", "batch"):
-            check_range(name, getattr(self, name), least=1)
+            check_range(name, getattr(self, name), least=1, whole=True)
         for name in ("discount", "trace"):
             check_range(name, getattr(self, name), above=0, most=1)
         for name in ("learning_rate", "value_rate", "clip", "spread"):

@@ -70,8 +70,9 @@ class PracticeOptions:
                 "Practice ends by seconds or by ticks of the model: give one of both."
             )
         check_range("seconds", self.seconds, above=0, below=math.inf)
+        check_range("seed", self.seed, least=0, whole=True)
         for name in ("ticks", "restarts", "threads"):
-            check_range(name, getattr(self, name), least=1)
+            check_range(name, getattr(self, name), least=1, whole=True)
 
 
 @dataclass(frozen=True, slots=True)

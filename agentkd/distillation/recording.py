@@ -360,6 +360,6 @@ def check_recording(labels: int | None, seconds: float | None, chance: float) ->
     """
     if labels is None and seconds is None:
         raise ConfigError("A recording needs an end: give labels or seconds.")
-    check_range("labels", labels, above=0)
+    check_range("labels", labels, above=0, whole=True)
     check_range("seconds", seconds, above=0)
     check_range("chance", chance, least=0, most=1)

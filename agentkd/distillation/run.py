@@ -57,7 +57,7 @@ class Budget:
             raise ConfigError("A distillation needs an end: give seconds or labels.")
         for name in ("seconds", "labels", "steps_per_label", "steps"):
             value = getattr(self, name)
-            check_range(name, value, above=0)
+            check_range(name, value, above=0, whole=name in ("labels", "steps"))
 
     @property
     def ratio(self) -> float:

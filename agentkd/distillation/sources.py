@@ -66,7 +66,7 @@ class CollectionOptions:
 
     def __post_init__(self) -> None:
         for name in ("environments", "halving", "stretch", "collectors"):
-            check_range(name, getattr(self, name), least=1)
+            check_range(name, getattr(self, name), least=1, whole=name != "stretch")
         check_device(self.device)
         check_range("least_share", self.least_share, least=0, most=1)
 

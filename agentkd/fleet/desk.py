@@ -86,8 +86,8 @@ class PlannerDesk:
         waiting: int = 1000,
         labelled: Labelled | None = None,
     ) -> None:
-        check_range("most", most, least=1)
-        check_range("waiting", waiting, least=1)
+        check_range("most", most, least=1, whole=True)
+        check_range("waiting", waiting, least=1, whole=True)
         if hasattr(planner.policy, "initial_state"):
             raise ConfigError(
                 f"{planner.name} has a memory, and answers over a broker may be lost. Serve it "

@@ -180,7 +180,7 @@ def gather(
         ConfigError: If a number is out of its range, or nothing is there or left.
         LoadError: If a file is damaged.
     """
-    check_range("most", most, least=1)
+    check_range("most", most, least=1, whole=True)
     check_range("share", share, above=0, most=0.5)
     place = Path(folder) / FOLDER
     found = {

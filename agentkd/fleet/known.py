@@ -64,7 +64,7 @@ class Plan:
                 f"waves are {told or 'empty'}; they have to grow from above 0 to 100 per cent, "
                 "such as 5,25,100."
             )
-        check_range("sample", self.sample, least=1)
+        check_range("sample", self.sample, least=1, whole=True)
         check_range("limit", self.limit, above=0, below=math.inf)
         for kind, share in self.abort.items():
             if kind not in FAILURES:

@@ -79,8 +79,8 @@ class Notebook:
         most: int = 32,
         seed: int | None = None,
     ) -> None:
-        check_range("every", every, least=1)
-        check_range("most", most, least=1, most=4096)
+        check_range("every", every, least=1, whole=True)
+        check_range("most", most, least=1, most=4096, whole=True)
         if not device.started:
             raise ConfigError("Make the agent with device.executor(), and the notebook after it.")
         if agent.executor.memory:

@@ -50,7 +50,7 @@ class Sharing:
                 raise ConfigError(
                     f"What may leave is {each!r}: observations, or the name of a metric."
                 )
-        check_range("per_hour", self.per_hour, least=1, most=1 << 40)
+        check_range("per_hour", self.per_hour, least=1, most=1 << 40, whole=True)
 
 
 @final

@@ -25,7 +25,7 @@ class Sample:
     """
 
     def __init__(self, most: int = 4096, seed: int = 0) -> None:
-        check_range("most", most, least=1)
+        check_range("most", most, least=1, whole=True)
         self.seen = 0
         self._most = most
         self._random = np.random.default_rng(seed)

@@ -177,10 +177,10 @@ class Lockstep:
         Raises:
             ConfigError: If a number is invalid.
         """
-        check_range("episodes", episodes, least=1)
-        check_range("max_steps", max_steps, least=1)
-        check_range("copies", copies, least=1)
-        check_range("seed", seed, least=0)
+        check_range("episodes", episodes, least=1, whole=True)
+        check_range("max_steps", max_steps, least=1, whole=True)
+        check_range("copies", copies, least=1, whole=True)
+        check_range("seed", seed, least=0, whole=True)
         self.name, self.episodes, self.seed = environments.label(env), episodes, seed
         self.max_steps = max_steps
         self.rows: list[_Row] = []

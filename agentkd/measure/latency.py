@@ -91,7 +91,7 @@ def measure(
         ConfigError: If a number is not positive, or there are no observations.
     """
     check_range("seconds", seconds, above=0)
-    check_range("rounds", rounds, least=1)
+    check_range("rounds", rounds, least=1, whole=True)
     check_range("The number of observations", len(obs), least=1)
     each = list(obs)
     times: list[list[int]] = [[] for _ in forms]

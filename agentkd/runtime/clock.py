@@ -210,7 +210,9 @@ class Realtime:
     freeze: bool = True
 
     def __post_init__(self) -> None:
-        check_range("priority", self.priority, least=1, most=99, hint="So SCHED_FIFO has them.")
+        check_range(
+            "priority", self.priority, least=1, most=99, hint="So SCHED_FIFO has them.", whole=True
+        )
         if self.cores is not None and (not self.cores or any(core < 0 for core in self.cores)):
             raise ConfigError(f"cores are {self.cores}; at least one, from 0 on.")
 

@@ -85,8 +85,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     routers = given["routers"]
     if not isinstance(routers, Sequence) or not all(isinstance(each, Router) for each in routers):
         raise ConfigError(f"routers is {routers!r}; give a list of routers.")
-    check_range("planner_latency", given["planner_latency"], least=0)
-    check_range("workers", given["workers"], least=1)
+    check_range("planner_latency", given["planner_latency"], least=0, whole=True)
+    check_range("workers", given["workers"], least=1, whole=True)
     check_range("budget", given["budget"], least=0, below=math.inf)
     seconds = "It counts seconds, such as 0.02 for 50 Hz."
     check_range("period", given["period"], above=0, below=math.inf, hint=seconds)

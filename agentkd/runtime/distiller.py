@@ -125,8 +125,8 @@ class InlineDistiller(DistillerPort):
     def __init__(
         self, distiller: DistillerLike, *, steps_per_tick: int = 1, swap_every: int = 50
     ) -> None:
-        check_range("steps_per_tick", steps_per_tick, least=0)
-        check_range("swap_every", swap_every, least=1)
+        check_range("steps_per_tick", steps_per_tick, least=0, whole=True)
+        check_range("swap_every", swap_every, least=1, whole=True)
         self._distiller = distiller
         self._steps_per_tick, self._swap_every = steps_per_tick, swap_every
         self._ticks = self._steps = self._labels = self._errors = 0

@@ -123,7 +123,7 @@ class PrometheusServer(http.server.ThreadingHTTPServer):
         labels: Mapping[str, str] | None = None,
         described: Described = DESCRIBED,
     ) -> None:
-        check_range("port", port, least=0, most=65535, hint="0 takes a free one.")
+        check_range("port", port, least=0, most=65535, hint="0 takes a free one.", whole=True)
         self._open: dict[Any, None] = {}
         self._lock = threading.Lock()
         try:

@@ -35,8 +35,8 @@ class Goals:
     max_age: int
 
     def __post_init__(self) -> None:
-        check_range("size", self.size, least=1)
-        check_range("max_age", self.max_age, least=1)
+        check_range("size", self.size, least=1, whole=True)
+        check_range("max_age", self.max_age, least=1, whole=True)
 
     @property
     def width(self) -> int:

@@ -114,7 +114,7 @@ class InlinePlanner(_InProcess):
 
     def delay(self, ticks: int) -> None:
         """Hold the answers to requests from now on back for so many ticks."""
-        check_range("ticks", ticks, least=0)
+        check_range("ticks", ticks, least=0, whole=True)
         self._late = ticks
 
     def submit(self, seen: Seen, before: Sequence[Seen] = ()) -> None:

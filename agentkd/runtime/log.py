@@ -90,7 +90,7 @@ class DecisionLog(Recorder):
     ) -> None:
         if limit < LEAST:
             raise ConfigError(f"A log of {limit} bytes; at least {LEAST}.")
-        check_range("keep", keep, least=0)
+        check_range("keep", keep, least=0, whole=True)
         self.path = Path(path)
         self.error = ""
         self.records = self.dropped = 0

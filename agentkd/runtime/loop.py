@@ -103,7 +103,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("ticks", "seconds", "episodes"):
-            check_range(name, getattr(self, name), above=0)
+            check_range(name, getattr(self, name), above=0, whole=name != "seconds")
 
 
 class _Agent(Protocol):

@@ -94,7 +94,7 @@ class PlannerPort(Port, ABC):
 
 def check_backlog(backlog: int) -> int:
     """Return the length of a backlog, or raise ConfigError."""
-    check_range("backlog", backlog, least=0)
+    check_range("backlog", backlog, least=0, whole=True)
     return backlog
 
 

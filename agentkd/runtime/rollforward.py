@@ -71,9 +71,9 @@ class RollForward:
                     f"The roll-forward's {name} is {value!r}; give a function, a "
                     f"reference as module:attribute{more}."
                 )
-        check_range("most", self.most, least=1)
-        check_range("window", self.window, least=1)
-        check_range("lead", self.lead, least=0, most=self.most)
+        check_range("most", self.most, least=1, whole=True)
+        check_range("window", self.window, least=1, whole=True)
+        check_range("lead", self.lead, least=0, most=self.most, whole=True)
 
     def as_references(self) -> dict[str, str | None]:
         """Return what another process needs; raise ConfigError for functions."""

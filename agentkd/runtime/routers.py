@@ -51,7 +51,7 @@ class Fresh(Router):
     judges = True
 
     def __init__(self, max_age: int) -> None:
-        check_range("max_age", max_age, least=0)
+        check_range("max_age", max_age, least=0, whole=True)
         self._max_age = max_age
 
     def veto(self, source: Source, moment: Moment, /) -> str:
@@ -220,8 +220,8 @@ class Guard(Router):
         dwell: int = 0,
         recover: int = 1,
     ) -> None:
-        check_range("dwell", dwell, least=0)
-        check_range("recover", recover, least=1)
+        check_range("dwell", dwell, least=0, whole=True)
+        check_range("recover", recover, least=1, whole=True)
         self._check, self._back, self._baseline = check, back or check, baseline
         self._dwell, self._recover = dwell, recover
         self._out: dict[Source, int] = {}
@@ -312,7 +312,7 @@ class Hold(Router):
     """Refuses to hold the last action for more than `most` ticks in a row."""
 
     def __init__(self, most: int) -> None:
-        check_range("most", most, least=0)
+        check_range("most", most, least=0, whole=True)
         self._most = most
 
     def veto(self, source: Source, moment: Moment, /) -> str:

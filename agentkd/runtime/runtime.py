@@ -70,7 +70,7 @@ class Runtime:
         timeout: float | None = None,
         **options: Unpack[AgentOptions],
     ) -> None:
-        check_range("views", views, least=1)
+        check_range("views", views, least=1, whole=True)
         chosen = make_clock(clock, hz)
         self.agent = Agent(executor, spec, period=chosen.period, **options)
         self._clock = self.agent.adopt(chosen)

@@ -60,7 +60,7 @@ class Rollback:
     drop: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("window", self.window, least=2)
+        check_range("window", self.window, least=2, whole=True)
         check_range("drop", self.drop, above=0, below=math.inf)
 
 

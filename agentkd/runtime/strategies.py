@@ -82,8 +82,8 @@ class Seam:
     blend: int = 0
 
     def __post_init__(self) -> None:
-        check_range("freeze", self.freeze, least=0)
-        check_range("blend", self.blend, least=0)
+        check_range("freeze", self.freeze, least=0, whole=True)
+        check_range("blend", self.blend, least=0, whole=True)
 
 
 @dataclass(frozen=True, slots=True)

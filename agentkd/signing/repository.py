@@ -71,8 +71,8 @@ def create(
     folder = Path(repository)
     secret = private_keys.default_folder(folder) if private is None else Path(private)
     private_keys.check_apart(secret, folder)
-    check_range("threshold", threshold, least=1)
-    check_range("keys", keys, least=threshold, hint="Fewer keys than have to sign.")
+    check_range("threshold", threshold, least=1, whole=True)
+    check_range("keys", keys, least=threshold, hint="Fewer keys than have to sign.", whole=True)
     _check_days(days)
     for place in (folder, secret):
         if place.exists() and (not place.is_dir() or any(place.iterdir())):

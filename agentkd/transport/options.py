@@ -58,8 +58,8 @@ class MqttOptions:
     def __post_init__(self) -> None:
         """Check the values, and that the files can be used."""
         _place(self.address)
-        check_range("keepalive", self.keepalive, least=1, most=65535)
-        check_range("queue", self.queue, least=1)
+        check_range("keepalive", self.keepalive, least=1, most=65535, whole=True)
+        check_range("queue", self.queue, least=1, whole=True)
         if self.protocol not in ("5", "3.1.1"):
             raise ConfigError(f"protocol is {self.protocol!r}; it has to be '5' or '3.1.1'.")
         if self.password and not self.user:

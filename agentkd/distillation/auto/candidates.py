@@ -62,7 +62,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in _COSTS:
-            check_range(name, getattr(self, name), above=0)
+            check_range(name, getattr(self, name), above=0, whole=name in ("parameters", "bytes"))
 
     def beyond(self, cost: Cost) -> str:
         """Say which limit a cost is beyond, "" where it is within all."""
@@ -159,6 +159,9 @@ class Pruning:
     name: ClassVar[str] = "pruned"
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("steps", self.steps, least=1, whole=True)
 
     def __call__(
         self, executor: Executor, distiller: Callable[[Executor], Distiller], seconds: float

@@ -231,7 +231,7 @@ class Remote:
         largest: int = LARGEST,
     ) -> None:
         check_range("patience", patience, above=0)
-        check_range("largest", largest, least=1)
+        check_range("largest", largest, least=1, whole=True)
         self.names = tuple(device_name(each) for each in names)
         if twice := [each for each in self.names if self.names.count(each) > 1]:
             raise ConfigError(f"The client {twice[0]} stands twice among the names.")

@@ -136,7 +136,7 @@ def federate(
     """
     known = clients if not isinstance(clients, Mapping) else InMemory(clients)
     for name, value in (("rounds", rounds), ("labels", labels), ("steps", steps)):
-        check_range(name, value, least=1)
+        check_range(name, value, least=1, whole=True)
     for choice, named, words in (
         (mode, "mode", get_args(Mode)),
         (normaliser, "normaliser", get_args(Normaliser)),

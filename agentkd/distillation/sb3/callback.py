@@ -52,8 +52,8 @@ class DistilCallback(BaseCallback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_range("every", every, least=1)
-        check_range("steps_per_round", steps_per_round, least=1)
+        check_range("every", every, least=1, whole=True)
+        check_range("steps_per_round", steps_per_round, least=1, whole=True)
         self._architecture = architecture
         self._every = every
         self._steps = steps_per_round

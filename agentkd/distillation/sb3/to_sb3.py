@@ -235,7 +235,7 @@ class CriticFirst(BaseCallback):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        check_range("steps", steps, least=1)
+        check_range("steps", steps, least=1, whole=True)
         self._steps = steps
 
     def _actor(self) -> list[nn.Parameter]:

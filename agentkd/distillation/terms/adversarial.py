@@ -41,7 +41,7 @@ class Adversarial(Term):
 
     def __post_init__(self) -> None:
         check_range("until", self.until, above=0, most=1, hint="It is a share of the run.")
-        check_range("width", self.width, least=1, most=_WIDEST)
+        check_range("width", self.width, least=1, most=_WIDEST, whole=True)
         check_range("rate", self.rate, above=0, most=1)
 
     def build(self, ground: Ground) -> Loss:

@@ -121,7 +121,8 @@ class Attention(Term):
     block: int = -1
 
     def __post_init__(self) -> None:
-        check_range("heads", self.heads, least=1)
+        check_range("heads", self.heads, least=1, whole=True)
+        check_range("block", self.block, whole=True)
 
     def build(self, ground: Ground) -> Loss:
         """Look into both networks once, and make the loss.
@@ -244,7 +245,7 @@ class Slopes(Term):
     projections: int = 1
 
     def __post_init__(self) -> None:
-        check_range("projections", self.projections, least=1, most=_MOST_PROJECTIONS)
+        check_range("projections", self.projections, least=1, most=_MOST_PROJECTIONS, whole=True)
 
     def build(self, ground: Ground) -> Loss:
         """Look into the planner once, and make the loss.

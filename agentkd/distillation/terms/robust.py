@@ -42,7 +42,7 @@ class Robust(Term):
 
     def __post_init__(self) -> None:
         check_range("eps", self.eps, above=0, below=math.inf)
-        check_range("steps", self.steps, least=1, most=_MOST_STEPS)
+        check_range("steps", self.steps, least=1, most=_MOST_STEPS, whole=True)
 
     def build(self, ground: Ground) -> Loss:
         """Make the loss."""

@@ -48,7 +48,7 @@ class ExactOptions:
 
     def __post_init__(self) -> None:
         for name in ("horizon", "expansions", "remembered"):
-            check_range(name, getattr(self, name), least=1)
+            check_range(name, getattr(self, name), least=1, whole=True)
         check_range("temperature", self.temperature, above=0, below=math.inf)
 
 

@@ -70,11 +70,12 @@ class MpcOptions:
         check_choice("method", self.method, get_args(Method))
         check_choice("answer", self.answer, ("best", "mean"))
         for name in ("ticks", "iterations"):
-            check_range(name, getattr(self, name), least=1)
-        check_range("samples", self.samples, least=2)
-        check_range("remembered", self.remembered, least=0)
+            check_range(name, getattr(self, name), least=1, whole=True)
+        check_range("samples", self.samples, least=2, whole=True)
+        for name in ("remembered", "seed"):
+            check_range(name, getattr(self, name), least=0, whole=True)
         for name in ("knots", "horizon"):
-            check_range(name, getattr(self, name), least=1)
+            check_range(name, getattr(self, name), least=1, whole=True)
             if getattr(self, name) > self.ticks:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}; a plan has {self.ticks} ticks."

@@ -65,8 +65,8 @@ class Physics:
         import mujoco
         from mujoco import rollout
 
-        check_range("skip", skip, least=1)
-        check_range("threads", threads, least=0)
+        check_range("skip", skip, least=1, whole=True)
+        check_range("threads", threads, least=0, whole=True)
         if not model.actuator_ctrllimited.all():
             raise ConfigError(
                 "Every actuator needs a range; set ctrlrange and ctrllimited in the model."

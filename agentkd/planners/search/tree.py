@@ -51,7 +51,7 @@ class TreeOptions:
 
     def __post_init__(self) -> None:
         for name in ("simulations", "slice", "horizon", "tail"):
-            check_range(name, getattr(self, name), least=1)
+            check_range(name, getattr(self, name), least=1, whole=True)
         check_range("discount", self.discount, above=0, most=1)
         for name in ("exploration", "temperature"):
             check_range(name, getattr(self, name), above=0, below=math.inf)

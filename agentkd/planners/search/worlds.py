@@ -159,7 +159,7 @@ def lived(
         discount: What a reward is worth a tick later.
         value: What the state at the end is worth; 0 if left out.
     """
-    check_range("steps", steps, least=1)
+    check_range("steps", steps, least=1, whole=True)
 
     def worth(state: S) -> float:
         total, weight = 0.0, 1.0

@@ -52,7 +52,7 @@ class _Listener:
     """A port of this machine that another process listens at."""
 
     def __init__(self, port: int) -> None:
-        check_range("port", port, least=0, most=65535, hint="0 takes a free one.")
+        check_range("port", port, least=0, most=65535, hint="0 takes a free one.", whole=True)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

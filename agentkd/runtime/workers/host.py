@@ -61,8 +61,8 @@ class Process:
     def __post_init__(self) -> None:
         if not is_reference(self.factory):
             raise ConfigError(f"{self.factory!r} is not a reference. Write module:attribute.")
-        check_range("threads", self.threads, least=1)
-        check_range("nice", self.nice, least=0, most=MOST_NICE)
+        check_range("threads", self.threads, least=1, whole=True)
+        check_range("nice", self.nice, least=0, most=MOST_NICE, whole=True)
         try:
             json.dumps(dict(self.arguments))
         except (TypeError, ValueError) as error:

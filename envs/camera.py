@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIXELS = 64
-LOW, HIGH = np.array([0.0, 1.0]), np.array([20.0, 17.0])
-"""The corners of what the camera sees, in metres; the lander starts at (10, 13.3)."""
+LOW, HIGH = np.array([4.0, 2.5]), np.array([16.0, 14.5])
+"""The corners of what the camera sees, in metres; the lander starts at (10, 13.3), the pad is at
+(10, 3.3). A lander that strays further is not in the picture."""
 GROUND, LEG, BODY = 96.0, 176.0, 255.0
 _SCALE = PIXELS / (HIGH - LOW)
-_NEAR = 9
+_NEAR = 12
 """Pixels around the lander's middle outside of which nothing of it is."""
 
 Image = NDArray[np.uint8]

@@ -40,8 +40,9 @@ def test_the_lander_is_where_its_state_says() -> None:
     bright = np.where(obs["camera"] > camera.GROUND + 10, obs["camera"].astype(float), 0.0)
     rows, columns = np.indices(bright.shape)
     place = env.unwrapped.lander.position
-    across = (bright * (columns + 0.5)).sum() / bright.sum() / 64 * 20
-    high = 17 - (bright * (rows + 0.5)).sum() / bright.sum() / 64 * 16
+    width, height = (camera.HIGH - camera.LOW) / 64
+    across = camera.LOW[0] + (bright * (columns + 0.5)).sum() / bright.sum() * width
+    high = camera.HIGH[1] - (bright * (rows + 0.5)).sum() / bright.sum() * height
     assert abs(across - place.x) < 0.3
     assert abs(high - place.y) < 0.5
 
@@ -51,7 +52,7 @@ def test_ground_is_below_and_sky_above() -> None:
     env: Any = environments.make(ENV)
     obs, _ = env.reset(seed=5)
     middle = obs["camera"][:, 32]
-    top = 64 - (env.unwrapped.helipad_y - 1) * 4
+    top = (camera.HIGH[1] - env.unwrapped.helipad_y) / (camera.HIGH[1] - camera.LOW[1]) * 64
     assert (middle[int(top) + 1 :] == int(camera.GROUND)).all()
     assert (obs["camera"][20 : int(top) - 1, 32] == 0).all()
 

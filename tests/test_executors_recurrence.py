@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from agentkd.executors import recurrence
+from agentkd.executors.architecture import initial
+from agentkd.executors.network import Network
+from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec
+
+SPEC = Spec(ObsSpec((Part("", "box", (3,), "float32"),)), DiscreteSpec(2))
 
 
 def _given(ticks: int, batch: int, inputs: int, width: int) -> tuple[torch.Tensor, ...]:
@@ -24,8 +31,8 @@ def _given(ticks: int, batch: int, inputs: int, width: int) -> tuple[torch.Tenso
 )
 def test_states_and_gradients_are_those_of_torch(sizes: tuple[int, int, int, int]) -> None:
     """Widths that are no whole vectors and batches that are no whole tiles, too."""
-    x, start, *weights = _given(*sizes)
-    asked = [start.requires_grad_(), *(each.requires_grad_() for each in weights)]
+    asked = [each.requires_grad_() for each in _given(*sizes)]
+    x, start, *weights = asked
     wanted, _ = torch.gru(x, start[None], weights, True, 1, 0.0, False, False, False)
     found = recurrence.gru(x, start, weights)
     assert found is not None
@@ -47,10 +54,39 @@ def test_states_far_out_stay_finite() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5)
 
 
-def test_torch_does_it_where_gradients_of_observations_are_asked_for() -> None:
-    """They may be derived once more, which the compiled one cannot."""
+def test_torch_does_it_where_gradients_may_be_derived_once_more() -> None:
+    """The compiled one cannot; a slope term derives by observations, and then by weights."""
     x, start, *weights = _given(3, 2, 3, 16)
-    assert recurrence.gru(x.requires_grad_(), start, weights) is None
+    assert recurrence.gru(x, start, weights, twice=True) is None
+    network = Network(initial("gru:8", SPEC))
+    obs = torch.randn(4, 2, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(network.follow(obs)[0].sum(), obs, create_graph=True)
+    slope.square().sum().backward()
+    first = next(network.parameters())
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
+
+
+@pytest.mark.needs("cc")
+def test_dense_layers_before_it_learn_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their gradients go through the compiled unit, and are torch's."""
+    gradients, found = [], []
+
+    def spy(*given: Any, **how: Any) -> torch.Tensor | None:
+        found.append(recurrence.gru(*given, **how))
+        return found[-1]
+
+    monkeypatch.setattr(f"{Network.__module__}.gru", spy)
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(recurrence, "_library", lambda: None)
+        network = Network(initial("gru:8,16", SPEC, seed=3))
+        obs = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(2))
+        numbers, _ = network.follow(obs)
+        assert (found.pop() is not None) == compiled
+        gradients.append(torch.autograd.grad(numbers.square().sum(), list(network.parameters())))
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
 @pytest.mark.needs("cc")

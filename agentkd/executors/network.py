@@ -144,7 +144,7 @@ class Network(nn.Module):
                 until = at + memory(layer)
                 start = before[:, at:until]
                 if keep is None:
-                    x, kept = _run(layer, held, x, start)
+                    x, kept = _run(layer, held, x, start, twice=obs.requires_grad)
                 else:
                     x, kept = _follow(layer, held, x, keep, start)
                 after.append(kept)
@@ -271,8 +271,10 @@ def _attention(layer: Attention, held: Tensors, x: Tensor, trace: Trace | None) 
     return (tokens + _linear(held, "down", inner)).reshape(x.shape[0], -1)
 
 
-def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Go through (ticks, batch, in) by torch's own loop, which never starts afresh."""
+def _run(
+    layer: Remembering, held: Tensors, x: Tensor, state: Tensor, *, twice: bool
+) -> tuple[Tensor, Tensor]:
+    """Go through (ticks, batch, in) without starting afresh; gradients may be derived `twice`."""
     if isinstance(layer, Stack):
         before = state.reshape(len(state), -1, layer.size).transpose(0, 1)
         rows = torch.cat([before, x])
@@ -287,7 +289,7 @@ def _run(layer: Remembering, held: Tensors, x: Tensor, state: Tensor) -> tuple[T
     how = (True, 1, 0.0, False, False, False)
     start = state.unsqueeze(0)
     if isinstance(layer, Gru):
-        if (states := gru(x, state, weights)) is not None:
+        if (states := gru(x, state, weights, twice=twice)) is not None:
             return states, states[-1]
         out, after = torch.gru(x, start.contiguous(), weights, *how)
         return out, after[0]

@@ -41,21 +41,22 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def gru(x: Tensor, start: Tensor, weights: list[Tensor]) -> Tensor | None:
+def gru(x: Tensor, start: Tensor, weights: list[Tensor], *, twice: bool = False) -> Tensor | None:
     """Go through sequences from a start.
 
     Args:
         x: (ticks, batch, in), float32.
         start: The state before the first tick, (batch, width).
         weights: Of inputs and of the state, and their biases, as `torch.gru` takes them.
+        twice: Whether gradients may be derived once more.
 
     Returns:
         The state after each tick, (ticks, batch, width); None where torch has to do it: there is
-        no compiler, numbers are not float32 in this machine's memory, or gradients of `x` are
-        asked for, which may be derived once more.
+        no compiler, numbers are not float32 in this machine's memory, or gradients may be derived
+        once more.
     """
     plain = all(each.dtype == torch.float32 and each.is_cpu for each in (x, start, *weights))
-    if x.requires_grad or not x.numel() or not plain or torch.is_autocast_enabled("cpu"):
+    if twice or not x.numel() or not plain or torch.is_autocast_enabled("cpu"):
         return None
     if _library() is None:
         return None

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from agentkd.fleet.messages import Report
+from agentkd.fleet.office import Office
+from agentkd.fleet.server import Server, filters
 from agentkd.transport.blobs import need
 from agentkd.transport.memory import Faults
 from agentkd.transport.names import Topics
@@ -205,6 +207,39 @@ def test_a_fresh_trail_outbids_an_old_one(tmp_path: Path) -> None:
         assert device.active == plan.digest
 
     live(office(tmp_path), main)
+
+
+def test_two_servers_of_one_fleet_do_not_make_devices_change_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each outbids the other once, says so in its log, and leaves the device to it."""
+
+    async def main(world: World) -> None:
+        world.serve()
+        (tmp_path / "other").mkdir()
+        place = office(tmp_path / "other")
+        other = Office(place.folder, asyncio.get_running_loop().time)
+        line = world.hub.line(*filters(SITE))
+        serving = asyncio.create_task(Server(other, line).run())
+        devices = [world.add(f"d{index}", trial=3.0) for index in range(3)]
+        await world.until(lambda: len(world.fleet.devices) == len(other.fleet.devices) == 3)
+        world.push(executor_file(tmp_path, 0, "a.akd"))
+        assert await world.over(60) == "finished"
+        plan = Office(place.folder).push(executor_file(tmp_path, 1, "b.akd"))
+        await asyncio.sleep(300)
+        changes, lines = [len(each.had) for each in devices], world.fleet.number
+        assert max(changes) <= 4
+        await asyncio.sleep(3600)
+        assert [len(each.had) for each in devices] == changes
+        assert (world.fleet.number, {each.active for each in devices}) == (lines, {plan.digest})
+        # It has the last word that is asked once more.
+        last = world.push(executor_file(tmp_path, 2, "c.akd"))
+        await asyncio.sleep(600)
+        assert {each.active for each in devices} == {last.digest}
+        serving.cancel()
+
+    live(office(tmp_path), main)
+    assert "obeys another server of plant" in caplog.text
 
 
 def test_the_chunks_of_a_paused_rollout_do_not_stay(tmp_path: Path) -> None:

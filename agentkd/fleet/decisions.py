@@ -139,7 +139,8 @@ def transition(report: Report, name: str, known: Known | None) -> dict[str, Any]
     if known is None:
         return found
     asked = known.target.revision if known.target is not None else 0
-    ahead = known.target is not None and found["seen"] > asked
+    # Once it is left to another server, more of that says nothing new.
+    ahead = known.target is not None and found["seen"] > asked and not known.outbid
     acknowledged = known.seen < asked <= found["seen"] or ahead
     same = all(found[k] == getattr(known, k) for k in found if k not in ("what", "device", "seen"))
     return None if same and not acknowledged else found

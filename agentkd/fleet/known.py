@@ -106,6 +106,8 @@ class Known:
     clock: float | None = None
     """When its time began to count."""
     outcome: Outcome = "later"
+    outbid: bool = False
+    """Whether it has obeyed another server since the newest rollout began."""
 
     def revision(self, number: int) -> int:
         """Return one above all that the device was told, at least `number`."""

@@ -125,8 +125,9 @@ class Fleet:
         device.phase, device.digest = fields.text("phase"), fields.text("digest")
         device.active = fields.text("active")
         target = device.target
-        if target is not None and device.seen > target.revision:
-            # It has obeyed a server with another trail.
+        if target is not None and device.seen > target.revision and not device.outbid:
+            # It has obeyed a server with another trail. That one is outbid once: it may be alive.
+            device.outbid = True
             device.target = replace(target, revision=device.revision(self.number))
             device.asked = device.target.revision if device.asked else 0
             self.changed.add(name)
@@ -153,7 +154,7 @@ class Fleet:
         self.pending.clear()
         for device in self.devices.values():
             device.asked, device.begun, device.end = 0, False, None
-            device.clock, device.outcome = None, "later"
+            device.clock, device.outcome, device.outbid = None, "later", False
         used = {each.target.rollout for each in self.devices.values() if each.target is not None}
         self.plans = {n: each for n, each in self.plans.items() if n in used or n == self.number}
 

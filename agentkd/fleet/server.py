@@ -122,7 +122,7 @@ class Server:
         self._clock = Steady(office.clock, office.fleet.time)
         self._reports: dict[str, Waiting] = {}
         self._later: dict[str, Waiting] = {}
-        self._again = False
+        self._again = self._rival = False
         self._seen: dict[str, int] = {}
         self._allowed: dict[str, tuple[float, float]] = {}
         self._news = asyncio.Event()
@@ -188,8 +188,17 @@ class Server:
         self._seen[name] = report.seen
         known = self.office.fleet.devices.get(name)
         target = known.target if known is not None else None
-        if target is not None and report.seen < target.revision:
+        if target is None or known is None:
+            return
+        if report.seen < target.revision:
             self._telling.setdefault(name, _Telling())
+        elif report.seen > target.revision and known.outbid and not self._rival:
+            self._rival = True
+            log.warning(
+                "%s obeys another server of %s, after this one has outbid it; it is left to that "
+                "one. One folder serves a fleet: end the other server, and push again.",
+                *(name, self.office.fleet.site),
+            )
 
     def _needs(self, name: str, payload: bytes) -> None:
         need = read_need(payload)
@@ -286,8 +295,9 @@ class Server:
                 continue
             device = fleet.devices[name]
             target = device.target
-            acknowledged = target is not None and self._seen.get(name, 0) >= target.revision
-            done = acknowledged if telling.sent or not telling.anyway else False
+            ahead = -1 if target is None else self._seen.get(name, 0) - target.revision
+            # What another server has told it since would be overwritten at the broker.
+            done = ahead > 0 or (ahead == 0 and (telling.sent or not telling.anyway))
             if target is None or done or (telling.sent and not device.online):
                 del self._telling[name]
                 continue

@@ -83,7 +83,7 @@ def _device(device: Known) -> dict[str, Any]:
 def _known(told: Fields) -> Known:
     found: dict[str, Any] = {name: told.text(name, _PLAIN[name]) for name in _TEXTS}
     found |= {name: told.whole(name, 0) for name in ("session", "seen", "asked")}
-    found |= {name: told.flag(name, False) for name in ("online", "begun")}
+    found |= {name: told.flag(name, False) for name in ("online", "begun", "outbid")}
     found |= {n: _one_of(told, n, OUTCOMES) for n in ("end", "outcome") if n in told}
     if "clock" in told:
         found["clock"] = told.number("clock")

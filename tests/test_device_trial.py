@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from agentkd.device import Device, Tally, Trial, TrialOptions
 from agentkd.device import trial as trials
-from agentkd.errors import ConfigError, DeviceError
+from agentkd.errors import ConfigError, DeviceError, WriteError
 from agentkd.executors.architecture import initial
 from agentkd.executors.executor import Executor
 from agentkd.executors.layers import Dense
@@ -407,3 +408,62 @@ def test_options_that_cannot_be_are_told(options: dict[str, Any]) -> None:
     """By name and value."""
     with pytest.raises(ConfigError, match=next(iter(options))):
         TrialOptions(**options)
+
+
+def full(robot: Robot, patched: pytest.MonkeyPatch) -> None:
+    """Let the device's disk be full."""
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise WriteError("No space left on device.")
+
+    patched.setattr("agentkd.device.device.write_state", fails)
+    patched.setattr("agentkd.device.trial._PAUSE", 0.0)
+
+
+@pytest.mark.parametrize("phase", ["idle", "shadow", "acting"])
+def test_a_disk_that_was_full_delays_a_trial(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once, tried again, and goes on by itself."""
+    robot = Robot(tmp_path)
+    robot.offer(constant(2))
+    robot.live_until(phase)
+    caplog.clear()
+    with monkeypatch.context() as patched:
+        full(robot, patched)
+        robot.live(100)
+        assert robot.trial.phase == ("idle" if phase == "idle" else "acting")
+    assert len(caplog.records) == 1
+    robot.live(200)
+    assert robot.last[0] == "CONFIRMED"
+    assert robot.device.starting() == robot.device.status().active
+    assert robot.trial.phase == "idle"
+    assert robot.device.status().candidate is None
+
+
+def test_a_failure_that_could_not_be_written_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former executor acts again at once; once there is room, the failed one is blacklisted."""
+    robot = Robot(tmp_path, replace(OPTIONS, agreement=0.9))
+    robot.offer(constant(2))
+    robot.live_until("shadow")
+    with monkeypatch.context() as patched:
+        full(robot, patched)
+        robot.live(100)
+        assert robot.device.status().waiting is not None
+    robot.live(10)
+    assert robot.actions[-1] == 1
+    assert robot.last[0] == "ROLLED_BACK"
+
+
+def test_a_folder_that_is_gone_ends_a_trial(tmp_path: Path) -> None:
+    """Nothing is left that would confirm it or roll it back, so the former executor acts."""
+    robot = Robot(tmp_path)
+    robot.offer(constant(2), "second")
+    robot.live_until("acting")
+    robot.live(1)
+    assert robot.actions[-1] == 2
+    shutil.rmtree(robot.device.folder)
+    robot.live(3)
+    assert (robot.trial.phase, robot.actions[-1]) == ("idle", 1)

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, final
 
@@ -37,6 +37,8 @@ _OVER = 0.01
 """The share of decisions in the shadow that may be over the budget."""
 _FAR = 5.0
 """How many periods no decision in the shadow may take."""
+_PAUSE = 5.0
+"""Seconds before what could not be read or written is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class Trial:
         self._job: threading.Thread | None = None
         self._run: _Run | None = None
         # What failed in this process is not begun again, even if that could not be written.
-        self._ended: set[str] = set()
+        self._ended: dict[str, tuple[DeviceReason, str] | None] = {}
+        self._again, self._said = 0.0, ""
 
     def tick(self, obs: Any, action: Any, score: float | None = None) -> None:
         """Take note of a tick, after its action was sent.
@@ -110,8 +113,8 @@ class Trial:
                 # Ticks went by unseen.
                 self._run.mark(self._agent)
         run = self._run
-        facts = self._look()
-        if facts != self._seen:
+        facts, rested = self._look(), monotonic() >= self._again
+        if rested and facts != self._seen:
             self._seen = facts
             self._start(self._reconcile)
         elif run is not None:
@@ -121,7 +124,7 @@ class Trial:
                 fault = "unfit", f"It could not be tried: {told(error)}"
             if fault is not None:
                 self._start(lambda: self._fail(run, *fault))
-            elif run.done:
+            elif rested and run.done:
                 self._start(lambda: self._advance(run))
 
     def reset(self) -> None:
@@ -177,12 +180,15 @@ class Trial:
             try:
                 job()
             except AgentkdError as error:
-                log.warning("%s", error)
+                # Such as a disk that is full: it is tried again, and told once.
+                if str(error) != self._said:
+                    log.warning("%s", error)
+                self._again, self._seen, self._said = monotonic() + _PAUSE, (-1,), str(error)
             except Exception:
                 # Whatever it is, the loop goes on; the next program counts as one more start.
                 log.exception("A trial ended in an error.")
                 if self._run is not None:
-                    self._ended.add(self._run.digest)
+                    self._ended[self._run.digest] = None
                 self._leave()
 
         self._job = threading.Thread(target=work, name="trial", daemon=True)
@@ -193,14 +199,23 @@ class Trial:
         state = self.device.status()
         waiting, run = state.waiting, self._run
         if run is not None and (waiting is None or waiting.held.digest != run.digest):
+            if state.active is None:
+                # The folder is gone, and who would confirm or roll back with it.
+                self._return(run)
             self._leave()
-        if self._run is None:
-            self._follow(state)
-            if waiting is not None and waiting.held.digest not in self._ended:
-                bundle = self.device.begin()
-                if bundle is not None:
-                    self._run = _Run(bundle, waiting, self._agent, self.options)
-                    self.phase = "shadow"
+        if self._run is not None:
+            return
+        self._follow(state)
+        if waiting is None:
+            return
+        digest = waiting.held.digest
+        if digest not in self._ended:
+            bundle = self.device.begin()
+            if bundle is not None:
+                self._run = _Run(bundle, waiting, self._agent, self.options)
+                self.phase = "shadow"
+        elif (fault := self._ended[digest]) is not None and waiting.stage == "TRIAL":
+            self._follow(self.device.fail(digest, *fault))
 
     def _follow(self, state: State) -> None:
         """Let the confirmed executor act, if another one does."""
@@ -229,15 +244,19 @@ class Trial:
 
     def _fail(self, run: _Run, reason: DeviceReason, text: str) -> None:
         """Let the former executor act again at once; then roll back on disk."""
-        self._ended.add(run.digest)
-        if run.former is not None and self._agent.executor is not run.former:
-            self._agent.swap(run.former)
-            self._acts = ""
+        self._ended[run.digest] = reason, text
+        self._return(run)
         self._leave()
         self._follow(self.device.fail(run.digest, reason, text))
 
+    def _return(self, run: _Run) -> None:
+        """Let the executor act again that did before the trial."""
+        if run.former is not None and self._agent.executor is not run.former:
+            self._agent.swap(run.former)
+            self._acts = ""
+
     def _leave(self) -> None:
-        self._run, self.phase = None, "idle"
+        self._run, self.phase, self._said = None, "idle", ""
 
 
 class _Counts(NamedTuple):

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from agentkd.fleet.audit import AuditLog
 from agentkd.fleet.messages import Report
-from agentkd.fleet.office import Office
+from agentkd.fleet.office import Office, told
 from agentkd.fleet.server import Server, filters
 from agentkd.transport.blobs import need
 from agentkd.transport.memory import Faults
@@ -320,6 +321,34 @@ def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path) -> None:
         await world.until(lambda: counters["chunks_sent"] > before, 10)
 
     live(place, main)
+
+
+def test_a_clock_that_is_set_on_ends_no_limit(tmp_path: Path) -> None:
+    """A day on and back again: no device is late for it, and who is late is late in time."""
+    shift = 0.0
+
+    async def main(world: World) -> None:
+        nonlocal shift
+        loop = asyncio.get_running_loop()
+        world.clock = lambda: 1e6 + loop.time() + shift
+        world.serve()
+        for index in range(4):
+            world.add(f"d{index}", end="" if index == 3 else "CONFIRMED", trial=60.0)
+        await world.until(lambda: len(world.fleet.devices) == 4)
+        world.push(executor_file(tmp_path), waves=(100.0,), limit=600.0, sample=4)
+        await asyncio.sleep(20)
+        shift = 86400.0
+        await asyncio.sleep(10)
+        assert world.fleet.counts["pending"] == 4
+        shift = 0.0
+        await world.until(lambda: world.fleet.counts["confirmed"] == 3, 100)
+        await asyncio.sleep(400)
+        assert world.fleet.counts["timed-out"] == 0
+        await world.until(lambda: world.fleet.counts["timed-out"] == 1, 200)
+        events = [told(each.event) for each in AuditLog(world.office.folder).read()]
+        assert sum("clock was set on by 86,400 s" in each for each in events) == 1
+
+    live(office(tmp_path), main)
 
 
 def test_a_file_that_is_missing_pauses_its_rollout(tmp_path: Path) -> None:

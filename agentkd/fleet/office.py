@@ -248,6 +248,8 @@ def told(event: Event) -> str:
         )
     if what == CHECKPOINT:
         return f"checkpoint of {len(found['state']['devices']):,} devices"
+    if what == "clock":
+        return f"the server's clock was set on by {found['by']:,.0f} s; limits go on as before"
     if what == "timed-out":
         return f"took too long: {json.dumps(found['devices'])[1:-1]}"
     rest = {"abort": "text", "created": "site"}.get(what, "by")

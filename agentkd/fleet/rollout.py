@@ -4,8 +4,8 @@ There is no I/O here and no clock: times come with the lines, or as an argument.
 the same state, so a server that was killed goes on where its trail ends.
 
 An event's "what" is one of: created, device, push, wave, timed-out, pause, resume, abort, rollback,
-finish, checkpoint. An event that does not fit the state, such as a wave that was begun as someone
-paused, is ignored.
+finish, clock, checkpoint. An event that does not fit the state, such as a wave that was begun as
+someone paused, is ignored.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Fleet:
             self._report(fields)
         elif what == "push":
             self._push(fields)
+        elif what == "clock":
+            self._set_on(fields.number("by"))
         elif what in ("wave", "timed-out", "pause", "resume", "abort", "rollback", "finish"):
             if self.rollout is not None and fields.whole("rollout") == self.rollout.number:
                 self._decided(self.rollout, what, fields)
@@ -157,6 +159,14 @@ class Fleet:
             device.clock, device.outcome, device.outbid = None, "later", False
         used = {each.target.rollout for each in self.devices.values() if each.target is not None}
         self.plans = {n: each for n, each in self.plans.items() if n in used or n == self.number}
+
+    def _set_on(self, seconds: float) -> None:
+        """Let limits go on as if the server's clock had not been set on."""
+        for device in self.devices.values():
+            if device.clock is not None:
+                device.clock = min(device.clock + seconds, self.time)
+        if self.rollout is not None:
+            self.rollout.wave_began = min(self.rollout.wave_began + seconds, self.time)
 
     def _decided(self, rollout: Rollout, what: str, fields: Fields) -> None:
         course = rollout.course

@@ -50,6 +50,8 @@ _TELEMETRY = 10.0
 """Seconds after which the newest numbers of devices are written again."""
 _COMPACT = 600.0
 """Seconds after which a checkpoint that could not be written is tried again."""
+_JUMP = 10.0
+"""Seconds by which the machine's clock may be ahead of what has passed, at once."""
 COUNTED = (
     *("chunks_sent", "needs_answered", "desired_sent", "messages_dropped", "messages_refused"),
     *("notes_taken", "notes_dropped", "observations_taken"),
@@ -228,8 +230,12 @@ class Server:
 
     def _turn(self, reports: Mapping[str, Waiting], now: float) -> list[Entry]:
         """Write down what came and what is due; return the lines that are new."""
-        office = self.office
+        office, jumped = self.office, self._clock.jumped
         entries = office.look()
+        if jumped:
+            self._clock.jumped = 0.0
+            event = {"what": "clock", "by": jumped}
+            entries += office.change(lambda _: [event], self._clock())
         self._shelf.load(office.fleet, now)
         if office.fleet.replaced:
             self._shelf.find_stale(office.fleet)
@@ -372,6 +378,8 @@ class Steady:
     """
 
     def __init__(self, clock: Callable[[], float], least: float) -> None:
+        self.jumped = 0.0
+        """Seconds by which the machine's clock was set on; who takes note of it sets it to 0."""
         self._clock, self._now = clock, least
         self._loop: asyncio.AbstractEventLoop | None = None
         self._at = 0.0
@@ -380,11 +388,15 @@ class Steady:
     def __call__(self) -> float:
         """Return the time; the first time within an event loop, then from any thread."""
         with self._lock:
+            first = self._loop is None
             if self._loop is None:
                 self._loop = asyncio.get_running_loop()
                 self._at = self._loop.time()
             at = self._loop.time()
-            self._now, self._at = max(self._now + at - self._at, self._clock()), at
+            passed = self._now + at - self._at
+            self._now, self._at = max(passed, self._clock()), at
+            if not first and self._now > passed + _JUMP:
+                self.jumped += self._now - passed
             return self._now
 
 

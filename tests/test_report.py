@@ -304,6 +304,22 @@ def test_a_terminal_of_any_width_shows_a_table(width: int) -> None:
     assert "3.0" in said or width < 60
 
 
+def test_names_in_two_columns_stand_above_a_table_that_is_too_wide() -> None:
+    """Short ones too: figures would leave them no room. A figure that is cut off shows it."""
+    figures = [Column(f"figure {i}", form=",.1f") for i in range(4)]
+    table = Table(("who", "against", *figures), [["planner", "executor", *[12345678.0] * 4]])
+    said = {}
+    for width in (60, 35, 200):
+        console = Console()
+        console.file, console.width = io.StringIO(), width
+        show_table(console, table)
+        said[width] = console.file.getvalue()
+    assert " 1  planner, against executor\n" in said[60]
+    assert "12,345,678.0" in said[60]
+    assert "12,34…" in said[35]
+    assert "against executor" not in said[200]
+
+
 def test_columns_of_numbers_stand_to_the_right() -> None:
     """A column is one of numbers if every cell that is not empty is."""
     rows = [["a", "1.5", "[1.0, 2.0]", "2 ticks late"], ["b", "–", "", "3"]]

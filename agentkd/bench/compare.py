@@ -15,12 +15,13 @@ from agentkd.report.model import Column, Plot, Report, Section, Series, Table
 from agentkd.report.write import read_report
 
 _KEPT = (
-    *("who acts", Column("late", "ticks"), "run", "tasks", "runs"),
+    *("who acts", "run", Column("late", "ticks")),
+    *(Column("tasks", spare=True), Column("runs", spare=True)),
     Column("retention", form=".3f", help="IQM: 0 is random actions, 1 the planner."),
     Column("95 % interval", form=".3f"),
 )
 _APART = (
-    *("who acts", Column("late", "ticks"), "run", "tasks"),
+    *("who acts", "run", Column("late", "ticks"), Column("tasks", spare=True)),
     Column("P(better)", form=".2f", help="Than in the first run."),
     Column("its 95 %", form=".2f"),
     Column("difference", form="+.3f", help="Of retention from the first run's: IQM."),
@@ -78,8 +79,8 @@ def comparison_of(folders: Sequence[Path]) -> Report:
         "comparisons": [
             {
                 "who": row[0],
-                "latency": row[1],
-                "run": row[2],
+                "latency": row[2],
+                "run": row[1],
                 "tasks": row[3],
                 "better": row[4],
                 "better_interval": row[5],
@@ -135,7 +136,7 @@ def _kept(who: Contender, found: Mapping[str, Scores]) -> list[list[Any]]:
             told = iqm_interval(strata)
             count = sum(map(len, strata))
             ends = told.low, told.high
-            rows.append([who.name, who.late, name, len(strata), count, told.mean, ends])
+            rows.append([who.name, name, who.late, len(strata), count, told.mean, ends])
     return rows
 
 
@@ -155,7 +156,7 @@ def _apart(who: Contender, found: Mapping[str, Scores]) -> list[list[Any]]:
             )
             rows.append(
                 [
-                    *(who.name, who.late, name, len(mine), better.mean, (better.low, better.high)),
+                    *(who.name, name, who.late, len(mine), better.mean, (better.low, better.high)),
                     *(apart.mean, (apart.low, apart.high)),
                 ]
             )
@@ -184,6 +185,6 @@ def _lead(first: str, apart: Sequence[Sequence[Any]]) -> str:
     row = max(sure, key=lambda each: abs(each[6]))
     return (
         f"{len(sure)} of {len(apart)} intervals of differences from {first} leave out 0; by chance "
-        f"one in twenty does. The largest: {row[0]} in {row[2]}, {row[6]:+.3f} ({row[7][0]:+.3f} … "
+        f"one in twenty does. The largest: {row[0]} in {row[1]}, {row[6]:+.3f} ({row[7][0]:+.3f} … "
         f"{row[7][1]:+.3f})."
     )

@@ -36,7 +36,7 @@ _BY_TASK = (
     *(Column("its 95 %", form=",.1f"), _RETENTION, _WIDE),
 )
 _COMPARED = (
-    *("who", "against", _LATE, "tasks"),
+    *("who", "against", _LATE, Column("tasks", spare=True)),
     Column("P(better)", form=".2f", help="That a run of the first beats one of the second."),
     Column("its 95 %", form=".2f"),
     Column("difference", form="+.3f", help="Of retention, run by run: IQM."),

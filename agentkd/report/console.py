@@ -55,23 +55,32 @@ def show(console: rich.console.Console, section: Section) -> None:
 def show_table(console: rich.console.Console, table: Table) -> None:
     """Print a table.
 
-    Where it is wider than the terminal, columns that may be spared are left out, and long names of
-    rows stand above it, each with a number.
+    Where it is wider than the terminal, columns that may be spared are left out, and names of rows
+    that are long, or in several columns, stand above it, each row with a number.
     """
     grid = _grid(table)
     if _is_wide(console, grid):
         table = _without_spare(table)
         grid = _grid(table)
+        names = _names(table)
         longest = max(len(str(row[0])) for row in table.rows)
-        if longest > _NAME and _is_wide(console, grid):
-            rows = []
+        if (longest > _NAME or names > 1) and _is_wide(console, grid):
+            rows, more = [], [head.title for head in table.heads()[1:names]]
             for number, row in enumerate(table.rows, 1):
-                console.print(Text(f"{number:>2}  {row[0]}"), soft_wrap=True)
-                rows.append([f"{number:>2}", *row[1:]])
-            grid = _grid(Table(["", *table.columns[1:]], rows))
+                told = [row[0], *map("{} {}".format, more, row[1:names])]
+                console.print(Text(f"{number:>2}  {', '.join(told)}"), soft_wrap=True)
+                rows.append([f"{number:>2}", *row[names:]])
+            grid = _grid(Table(["", *table.columns[names:]], rows))
+            grid.columns[0].min_width = 2
     console.print(grid)
     if table.caption:
         console.print(Text(table.caption, "dim"))
+
+
+def _names(table: Table) -> int:
+    """Return how many columns of texts come before numbers; one where there are no numbers."""
+    numeric = table.numeric()
+    return max(1, numeric.index(True)) if True in numeric else 1
 
 
 def _is_wide(console: rich.console.Console, grid: Grid) -> bool:
@@ -89,7 +98,11 @@ def _grid(table: Table) -> Grid:
     grid = Grid(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for head, right in zip(table.heads(), table.numeric(), strict=True):
         grid.add_column(
-            Text(head.title), justify="right" if right else "left", overflow="fold", no_wrap=right
+            Text(head.title),
+            justify="right" if right else "left",
+            # A number that is cut off is seen to be.
+            overflow="ellipsis" if right else "fold",
+            no_wrap=right,
         )
     for row in table.texts():
         grid.add_row(*map(Text, row))

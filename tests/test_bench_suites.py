@@ -295,6 +295,19 @@ def test_a_planner_that_is_not_there_is_told_first(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("key", ["guard", "holds", "roll_forward"])
+def test_a_reference_that_leads_nowhere_is_told_first(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before cells that take hours fail by it, and with the table and what is missing."""
+    path = suite_file(tmp_path, f'{TASK}\n{key} = "tests.bench_methods:forwrd"\n')
+    assert main(["bench", str(path), "--out", str(tmp_path / "out")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "tasks[1]" in said
+    assert "forwrd" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_key_is_on_the_page(tmp_path: Path) -> None:
     """docs/reference/bench.md tells each key of a suite and each column of a row."""
     from agentkd.bench.rows import COLUMNS

@@ -21,6 +21,7 @@ from agentkd.cli.terminal import Facts, View
 from agentkd.errors import ConfigError, RefError, check_range
 from agentkd.extras import needing
 from agentkd.interrupt import held
+from agentkd.refs import is_reference, resolve
 from agentkd.report.console import publish
 
 _INTERRUPTED = 130
@@ -115,6 +116,7 @@ def _chosen(cells: list[Cell], words: Sequence[str]) -> list[Cell]:
 def _check(path: Path, suite: Suite) -> None:
     """Check what can be known to be wrong before anything is measured."""
     from agentkd.bench.methods import check_method
+    from agentkd.runtime.rollforward import RollForward
 
     for number, group in enumerate(suite.groups, 1):
         try:
@@ -122,6 +124,11 @@ def _check(path: Path, suite: Suite) -> None:
                 check_planner(planner)
             for method in group.methods:
                 check_method(method.reference, method.options)
+            if group.roll_forward:
+                RollForward(group.roll_forward)
+            for each in (group.guard, group.holds, group.roll_forward):
+                if is_reference(each):
+                    resolve(each)
         except (RefError, ConfigError) as error:
             raise ConfigError(f"{path}: tasks[{number}]: {error}") from error
 

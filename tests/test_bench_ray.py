@@ -11,9 +11,11 @@ import pytest
 
 from agentkd.cli.main import main
 from tests.programs import ROOT
-from tests.test_bench_runs import FEW, SUITE, figures, suite_of
+from tests.test_bench_runs import FEW, SUITE, bench, figures, suite_of
 from tests.waiting import ENOUGH
 
+NICE = {"RAY_worker_niceness": "0"}
+"""Ray's workers yield to all other programs otherwise, and hardly run on a busy machine."""
 CLUSTER = """
 import os, subprocess, sys
 from pathlib import Path
@@ -42,7 +44,7 @@ def on_a_cluster(*words: str, head_processors: int = 1) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CLUSTER, *words],
         cwd=ROOT,
-        env=os.environ | {"HEAD_CPUS": str(head_processors), "PYTHONPATH": str(ROOT)},
+        env=os.environ | NICE | {"HEAD_CPUS": str(head_processors), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=ENOUGH,
@@ -56,6 +58,20 @@ def test_a_cluster_gives_the_same_figures(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     suite, out, here = suite_of(tmp_path, SUITE), tmp_path / "ray", tmp_path / "here"
     on_a_cluster(suite, "--out", str(out))
+    assert main(["bench", suite, "--out", str(here)]) == 0
+    assert figures(out) == figures(here)
+
+
+def test_a_cluster_that_is_started_here_gives_the_same_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes have one thread each, whatever the environment says."""
+    pytest.importorskip("ray")
+    monkeypatch.chdir(ROOT)
+    suite, out, here = suite_of(tmp_path, FEW), tmp_path / "ray", tmp_path / "here"
+    words = bench(suite, "--out", str(out), "--ray", "local")
+    threads = os.environ | NICE | {"OMP_NUM_THREADS": "2"}
+    subprocess.run(words, cwd=ROOT, env=threads, timeout=ENOUGH, check=True)
     assert main(["bench", suite, "--out", str(here)]) == 0
     assert figures(out) == figures(here)
 

@@ -44,15 +44,18 @@ class Cluster:
         import ray
 
         self._ray: Any = ray
-        environment = {"env_vars": dict.fromkeys(_THREADS, "1")}
+        threads, local = dict.fromkeys(_THREADS, "1"), address == "local"
+        if local:
+            # A cluster of this machine alone, which is started here: its processes inherit this.
+            # A runtime environment would start a second worker for each processor.
+            os.environ.update(threads)
         try:
-            # "local" starts a cluster of this machine alone.
             ray.init(
                 address=address,
-                runtime_env=environment,
+                runtime_env=None if local else {"env_vars": threads},
                 log_to_driver=False,
                 configure_logging=False,
-                include_dashboard=False if address == "local" else None,
+                include_dashboard=False if local else None,
             )
         except Exception as error:
             why = " ".join(str(error).split())[:200]

@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from types import TracebackType
 from typing import Self, final
 
 from agentkd.device.device import Device
@@ -118,12 +117,7 @@ class Follower:
         self._thread = LineThread(follow, "fleet", "the fleet's server")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End, and report that."""
         if self._thread is not None:
             self._thread.close()

@@ -7,7 +7,6 @@ import math
 import random
 import threading
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, NamedTuple, Self, final
 
 import numpy as np
@@ -124,12 +123,7 @@ class Notebook:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Write down what is left."""
         self.settle()
         if self._drawn:

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import pickle
+import pickletools
 import re
 import struct
 import warnings
@@ -29,6 +30,14 @@ _MOST_DIRECTORY = 1 << 20
 _RATIO = 200
 """How far an entry may unpack beyond its stored size, above a floor."""
 _FLOOR = 1 << 24
+_MOST_PARTS = 1 << 18
+_DEEPEST = 256
+"""How deep the things in a pickle may lie: who compares or frees them goes as deep."""
+_GROWS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
+_MAKES = re.compile(r"bytearray|\w*Tensor|(Unt|T)ypedStorage|_rebuild_from_type_v2")
+"""What torch lets a pickle call, and what makes as many numbers as it is told."""
+_PICKLES = 5
+"""In files of torch.save before 1.6: magic number, version, system, what was saved, its keys."""
 _END = struct.Struct("<4s4H2IH")
 _TAIL = _END.size + (1 << 16)
 _LOCATOR = 20
@@ -178,6 +187,79 @@ def check_tensor(tensor: torch.Tensor, at: str) -> None:
         raise LoadError(f"{at} has {tensor.numel():,} numbers; {stored:,} bytes are stored.")
 
 
+def check_pickle(stream: IO[bytes], what: str, *, calls: bool = True) -> None:
+    """Read a pickle's operations up to its end, without following them.
+
+    Args:
+        stream: Where it begins; left where it ends.
+        what: The name of the file, for messages.
+        calls: Whether it may name what makes arrays of any size.
+
+    Raises:
+        LoadError: If it has too many parts, or they lie too deep.
+        UnsafeError: If it names what it may not.
+    """
+    # How deep each thing lies; None where a mark is.
+    stack, memo = list[list[int] | None](), dict[int, list[int] | None]()
+    told: Any
+    for count, (operation, told, _) in enumerate(pickletools.genops(stream)):
+        name, before = operation.name, operation.stack_before
+        place = told if name in ("LONG_BINPUT", "LONG_BINGET") else 0
+        if max(count, place) > _MOST_PARTS:
+            raise LoadError(f"{what}: a pickle in it has more than {_MOST_PARTS:,} parts.")
+        if name == "GLOBAL" and not calls and _MAKES.fullmatch(told.rpartition(" ")[2]):
+            called = told.replace(" ", ".")
+            raise UnsafeError(
+                f"{what} holds more than tensors, so it was not read: GLOBAL {called}"
+            )
+        taken = list[list[int] | None]()
+        plain = before
+        if pickletools.markobject in before:
+            while (each := stack.pop()) is not None:
+                taken.append(each)
+            plain = before[: before.index(pickletools.markobject)]
+        taken += [stack.pop() for _ in plain]
+        depth = 1 + max((each[0] for each in taken if each is not None), default=0)
+        if depth > _DEEPEST:
+            raise LoadError(f"{what}: the things in a pickle lie more than {_DEEPEST} deep.")
+        if "PUT" in name or name == "MEMOIZE":
+            memo[len(memo) if told is None else told] = stack[-1]
+        elif "GET" in name:
+            stack.append(memo[told])
+        elif name in _GROWS and (grown := taken[-1]) is not None:
+            grown[0] = max(grown[0], depth)
+            stack.append(grown)
+        else:
+            stack += [
+                None if each is pickletools.markobject else [depth]
+                for each in operation.stack_after
+            ]
+
+
+def _check_saved(raw: bytes, what: str) -> None:
+    """Check what torch.save wrote, in any version, before torch reads it.
+
+    Raises:
+        LoadError: If an entry is damaged or compressed; or as `check_pickle`.
+        UnsafeError: As `check_pickle`.
+    """
+    if raw[:2] != b"PK":
+        stream = io.BytesIO(raw)
+        for _ in range(_PICKLES):
+            check_pickle(stream, what, calls=False)
+        return
+    with opened_zip(io.BytesIO(raw), what) as file:
+        for each in file.infolist():
+            if each.compress_type:
+                raise LoadError(f"{what} is compressed, which torch.save does not do.")
+            if not each.CRC:
+                del each.CRC  # torch.save may leave it out
+            # Torch's reader does not look whether data are what was written.
+            data = read_entry(file, each.filename, len(raw), what)
+            if each.filename.casefold().endswith(".pkl"):
+                check_pickle(io.BytesIO(data), what, calls=False)
+
+
 def load_tensors(raw: bytes, what: str) -> Any:
     """Read what `torch.save` wrote, tensors and plain values only.
 
@@ -187,10 +269,8 @@ def load_tensors(raw: bytes, what: str) -> Any:
     """
     import torch
 
-    if raw[:2] == b"PK":
-        with opened_zip(io.BytesIO(raw), what) as file:
-            if any(each.compress_type for each in file.infolist()):
-                raise LoadError(f"{what} is compressed, which torch.save does not do.")
+    with loading(what):
+        _check_saved(raw, what)
     try:
         with loading(what), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats of old versions of torch

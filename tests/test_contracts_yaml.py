@@ -115,6 +115,7 @@ def test_what_is_written_is_read_by_both(value: Any) -> None:
         ("\ta: 1\n", "tab"),
         ("a: [1] x\n", "has ended"),
         ("a: %x\n", "reserves"),
+        ("a: b: c\n", "a colon"),
         ('a: "\\q"\n', "escape"),
         ("? a\n: b\n", "reserves"),
         ("a: &b {c: 1}\nd:\n  <<: *b\n", "merges another"),

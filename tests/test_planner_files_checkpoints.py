@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,6 +256,97 @@ def test_a_rare_network_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:
     state = {f"mlp.{i}.weight": torch.zeros(5, 5) for i in (0, 1, 3)}
     with pytest.raises(LoadError, match="not linear layers with an activation after each"):
         load(saved(tmp_path, {"actor_state_dict": state}, "m.pt"), distribution="none")
+
+
+def changed(name: str, **tensors: Any) -> dict[str, Any]:
+    """A checkpoint's contents with other tensors in its actor; `__` stands for a dot."""
+    found: dict[str, Any] = torch.load(FILES / name, weights_only=False)
+    key = next(each for each in ("actor_state_dict", "model_state_dict", "model") if each in found)
+    found[key] |= {each.replace("__", "."): value for each, value in tensors.items()}
+    return found
+
+
+NORMALISER = {f"_{each}": torch.ones(1, 5) for each in ("mean", "var", "std")}
+AGAIN = {f"running_{each}": torch.ones(5) for each in ("mean", "var")}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (changed("rsl3_mlp.pt") | {"obs_norm_state_dict": NORMALISER}, "two normalisers"),
+        (changed("rlgames_mlp.pth") | {"running_mean_std": AGAIN}, "two normalisers"),
+        (changed("rsl5_mlp.pt", distribution__std_param=-torch.ones(3)), r"nan.*sigma="),
+        (changed("rsl5_mlp.pt", distribution__std_param=torch.zeros(3)), r"0\.0.*sigma="),
+        (changed("rlgames_mlp.pth", a2c_network__sigma=torch.full((3,), 1e9)), "inf.*sigma="),
+        (
+            changed("rsl5_gru.pt", rnn__rnn__weight_ih_l0=torch.ones(20, 5)),
+            r"rnn\.rnn\.weight_ih_l0 has the shape \(20, 5\), not \(21, 5\).*ONNX",
+        ),
+        (
+            changed("rsl5_gru.pt", rnn__rnn__weight_ih_l0_reverse=torch.ones(21, 5)),
+            r"bias_hh_l1 has the shape none, not \(21,\).*ONNX",
+        ),
+    ],
+)
+def test_what_cannot_be_of_one_policy_is_refused(found: Any, said: str, tmp_path: Path) -> None:
+    """Normalisers in two places, deviations that are none, and gates of another width."""
+    args = ELU if "epoch" in found else {}
+    with pytest.raises(LoadError, match=said):
+        load(saved(tmp_path, found, "x.pt"), own_spec(5, free_box(3)), **args)
+
+
+def test_a_normaliser_may_be_left_out_if_its_user_says_so() -> None:
+    """In each library that has one; the answer is another one."""
+    for name, args in (("rsl5_mlp.pt", {}), ("skrl2_gaussian.pt", ELU), ("rlgames_mlp.pth", ELU)):
+        assert load(FILES / name, **args, normaliser="off").policy.network.normaliser is None  # type: ignore[union-attr]
+
+
+def pickled(tmp_path: Path, data: bytes) -> Path:
+    """Write a checkpoint in whose place another pickle lies."""
+    with (
+        zipfile.ZipFile(FILES / "rsl5_plain.pt") as file,
+        zipfile.ZipFile(tmp_path / "m.pt", "w") as out,
+    ):
+        for name in file.namelist():
+            out.writestr(name, data if name.endswith("data.pkl") else file.read(name))
+    return tmp_path / "m.pt"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        # As the key of a dictionary it would crash whoever hashes it.
+        (b"}" + b")" + b"\x85" * 250_000 + b"Ns.", "more than 256 deep"),
+        (b"(" * 100_000 + b"t" * 100_000 + b".", "more than 256 deep"),
+        (b"N0" * 200_000 + b"N.", "more than 262,144 parts"),
+        (b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", r"such as builtins\.bytearray"),
+        (b"ctorch\nFloatTensor\nJ\xff\xff\xff\x7f\x85R.", r"such as torch\.FloatTensor"),
+        (b"ctorch.storage\nUntypedStorage\n.", r"such as torch\.storage\.UntypedStorage"),
+        (b".", "damaged"),
+    ],
+)
+def test_a_pickle_that_asks_for_more_than_it_holds_is_refused(
+    data: bytes, said: str, tmp_path: Path
+) -> None:
+    """Torch's own reader would take gigabytes or minutes, or end the process."""
+    with pytest.raises(LoadError, match=said):
+        load(pickled(tmp_path, b"\x80\x02" + data))
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path: Path) -> None:
+    """Torch does not compare what it reads with its checksum; one that was left out is no fault."""
+    raw = (FILES / "rsl5_plain.pt").read_bytes()
+    weight = torch.load(FILES / "rsl5_plain.pt", weights_only=True)["actor_state_dict"]
+    at = raw.index(weight["mlp.0.weight"].numpy().tobytes())
+    path = tmp_path / "m.pt"
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    with pytest.raises(LoadError, match="CRC"):
+        load(path)
+    torch.serialization.set_crc32_options(compute_crc32=False)
+    try:
+        load(saved(tmp_path, {"actor_state_dict": weight}, "m.pt"), own_spec(5, free_box(3)))
+    finally:
+        torch.serialization.set_crc32_options(compute_crc32=True)
 
 
 def test_files_of_an_old_torch_are_read(tmp_path: Path) -> None:

@@ -231,6 +231,23 @@ def test_ml_agents_observations_masks_memory_and_metadata(tmp_path: Path) -> Non
     np.testing.assert_allclose(second.action, 2 * (OBS @ WEIGHT), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_a_memory_of_another_precision_is_read(dtype: Any, tmp_path: Path) -> None:
+    """It is kept as float32, and handed over as the graph takes it."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes = [
+        node("MatMul", "obs w", "x"),
+        node("Cast", "x", "now", to=kind),
+        node("Add", "now h_in", "h_out"),
+        node("Cast", "h_out", "actions", to=TensorProto.FLOAT),
+    ]
+    inputs = {"obs": [1, 5], "h_in": (kind, [1, 3])}
+    outputs = {"actions": [1, 3], "h_out": (kind, [1, 3])}
+    path = graph(tmp_path / "p.onnx", nodes, inputs, outputs)
+    _, second = answers(load(path), np.stack([OBS, OBS]))
+    np.testing.assert_allclose(second.action, 2 * (OBS @ WEIGHT), atol=1e-2)
+
+
 def test_actions_that_are_drawn_at_random_are_announced(tmp_path: Path) -> None:
     """Old files of ML-Agents have no deterministic actions."""
     nodes = [node("MatMul", "obs_0 w", "continuous_actions")]
@@ -421,6 +438,7 @@ FLAX = b"\x81\xa6params\x81\xa7Dense_0\x82\xa4bias\xc0\xa6kernel\xc0"
         ("a.safetensors", TENSORS, "safetensors", "LeRobot"),
         ("agent.pickle", b"\x80\x04N.", "pickle", "run whatever code"),
         ("m.cleanrl_model", FLAX, "flax", "ONNX"),
+        ("m.onnx", b"version https://git-lfs.github.com/spec/v1\n", "lfs", "git lfs pull"),
     ],
 )
 def test_what_is_known_and_not_read_says_what_to_do(

@@ -212,7 +212,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_no_zip(tmp_path: Path) -> None:
     """A file that is no zip says so, and what to do."""
     (tmp_path / "p.zip").write_bytes(b"hello" * 100)
-    with pytest.raises(LoadError, match=r"not a zip.*model\.save"):
+    with pytest.raises(LoadError, match=r"neither a save.*which is a zip.*Copy"):
         load_planner(str(tmp_path / "p.zip"))
 
 

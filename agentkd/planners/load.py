@@ -236,6 +236,14 @@ def _save(save: Path, spec: Spec | None, access: _Access) -> Planner:
         read = read_save(save)
         if access.vecnormalize is None:
             _check_statistics(read, beside, known)
+        elif known is not None and _contradicted(read, known):
+            warnings.warn(
+                f"{printable(str(save))} tells that its policy did not see observations that "
+                f"{printable(str(given))} normalises. Those statistics are used, as you said; "
+                f"leave vecnormalize (--vecnormalize) out, or give {RAW!r}, if that is wrong.",
+                StatisticsError,
+                stacklevel=4,
+            )
         from agentkd.planners.sb3 import build as sb3
 
         with loading(save, keep=(AgentkdError,)):

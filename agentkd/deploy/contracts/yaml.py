@@ -233,6 +233,8 @@ class _Reader:
             match = _PLAIN.match(self._text, self._at)
             assert match
             words.append(match[0].strip())
+            if re.search(r":(?=\s|\Z)", words[-1]):
+                self._refuse("holds a colon, which begins a mapping; quote it")
             self._at = match.end()
             here = self._at
             self._skip()

@@ -12,7 +12,7 @@ from agentkd.files import loading, regular
 from agentkd.protobuf import is_onnx
 
 Kind = Literal[
-    "torchscript", "torch", "torch-legacy", "onnx", "hdf5", "safetensors", "flax", "pickle"
+    "torchscript", "torch", "torch-legacy", "onnx", "hdf5", "safetensors", "flax", "pickle", "lfs"
 ]
 
 LIMIT = 4 * 2**30
@@ -48,6 +48,8 @@ def contents_of(path: Path) -> Kind | None:
                 raise
         if head.startswith(_HDF5):
             return "hdf5"
+        if head.startswith(b"version https://git-lfs"):
+            return "lfs"
         if _LEGACY.match(head):
             return "torch-legacy"
         if is_onnx(head):
@@ -91,6 +93,10 @@ def checkpoint_in(folder: Path) -> Path | None:
 
 
 REFUSED = {
+    "lfs": (
+        "a pointer of Git LFS, not the file that it stands for. Fetch that: git lfs pull, or "
+        "agentkd pull for a repository of the Hugging Face Hub."
+    ),
     "safetensors": (
         "a safetensors file: weights without the network they belong to. For a LeRobot policy, "
         "serve it from its own environment (agentkd serve) and give ws://host:port; else export "

@@ -58,9 +58,13 @@ def from_checkpoint(planner: Planner) -> Executor:
         raise LoadError(f"{name} has layers with the activations {sorted(between)}. {_REMEDY}")
     kind: Any = "mlp"
     if network.memory is not None:
-        if network.memory.num_layers != 1 or len(steps) != 1 or not network.memory.bias:
-            raise LoadError(f"{name} has layers after its memory, or several memories. {_REMEDY}")
         kind = "gru" if isinstance(network.memory, nn.GRU) else "lstm"
+        if network.memory.num_layers != 1 or len(steps) != 1 or not network.memory.bias:
+            width = network.memory.hidden_size
+            raise LoadError(
+                f"{name} has layers after its memory, or several memories. Distil it instead: "
+                f"agentkd distill ENV --planner FILE --executor {kind}:{width}."
+            )
         widths.append(network.memory.hidden_size)
         layers.insert(-1, _memory(network.memory))
     architecture = Architecture(kind, tuple(widths), between.pop() if between else "relu")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from agentkd.errors import AgentkdError, LoadError, UnsafeError
-from agentkd.files import loading, read_file
+from agentkd.files import digest_of, loading, read_file, regular
 from agentkd.planners.files import cleanrl, onnx, rl_games, rltools, rsl_rl, skrl, torchscript
 from agentkd.planners.files.choices import check_logits
 from agentkd.planners.files.contents import LIMIT, REFUSED, Kind
@@ -57,7 +56,8 @@ def load_file(
     if kind in REFUSED:
         error = UnsafeError if kind == "pickle" else LoadError
         raise error(f"{where} is {REFUSED[kind]}")
-    raw = read_file(path, LIMIT)
+    # HDF5 is read by its own library.
+    raw = b"" if kind == "hdf5" else read_file(path, LIMIT)
     with loading(where, keep=(AgentkdError,)):
         planner = _read(raw, kind, path, spec, about)
         obs = example_observations(planner.spec.obs, 2)
@@ -79,7 +79,8 @@ def _read(raw: bytes, kind: Kind, path: Path, spec: Spec | None, about: Assumpti
         network, known = _checkpoint(raw, path, spec, about)
     policy = policy_of(network, known.action)
     name = f"{network.name} of {path.name}"
-    digest = hashlib.sha256(raw).hexdigest()
+    with regular(path, LIMIT) as stream:
+        digest = digest_of(stream)
     return Planner(policy, known, name, network.parameters, digest)
 
 

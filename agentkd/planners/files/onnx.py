@@ -71,7 +71,7 @@ class Graph:
     Attributes:
         session: Of onnxruntime.
         parts: The inputs that are the observation, in order: name, shape of a row, dtype.
-        memory: Inputs and outputs of the memory: names, and shape for one row.
+        memory: Inputs and outputs of the memory: names, shape for one row, and dtype.
         masks: The input that masks actions and how many there are, or None.
         answer: The output that is the answer.
         single: Whether the graph takes one row at a time.
@@ -79,7 +79,7 @@ class Graph:
 
     session: Any
     parts: tuple[tuple[str, tuple[int, ...], Any], ...]
-    memory: tuple[tuple[str, str, tuple[int, ...]], ...]
+    memory: tuple[tuple[str, str, tuple[int, ...], Any], ...]
     masks: tuple[str, int] | None
     answer: str
     single: bool
@@ -99,8 +99,9 @@ class Graph:
             at = until
         if self.masks is not None:
             feed[self.masks[0]] = np.ones((len(obs), self.masks[1]), np.float32)
-        feed |= {name: each for (name, _, _), each in zip(self.memory, state, strict=True)}
-        wanted = [self.answer, *(after for _, after, _ in self.memory)]
+        for (name, _, _, dtype), each in zip(self.memory, state, strict=True):
+            feed[name] = each.astype(dtype, copy=False)
+        wanted = [self.answer, *(after for _, after, *_ in self.memory)]
         try:
             return list(self.session.run(wanted, feed))
         except Exception as error:  # onnxruntime has errors of its own
@@ -212,11 +213,12 @@ class OnnxRecurrentPolicy:
 
     def initial_state(self, batch: int) -> State:
         """Give the memory that an episode starts with: zeros."""
-        return tuple(np.zeros((batch, *shape), np.float32) for _, _, shape in self.graph.memory)
+        shapes = [shape for _, _, shape, _ in self.graph.memory]
+        return tuple(np.zeros((batch, *shape), np.float32) for shape in shapes)
 
     def __call__(self, obs: Floats, state: State, /) -> tuple[ActionDist, State]:
         """Give the action distribution for (batch, size) and the next memory."""
-        shapes = [shape for _, _, shape in self.graph.memory]
+        shapes = [shape for _, _, shape, _ in self.graph.memory]
         answers, after = [], [np.empty((len(obs), *shape), np.float32) for shape in shapes]
         for row in range(len(obs)):
             answer, *held = self.graph.run(obs[row : row + 1], [each[row] for each in state])
@@ -296,13 +298,15 @@ def _graph(session: Any, about: Assumptions) -> Graph:
     outputs = {each.name: each for each in session.get_outputs()}
     pairs = [(name, _after(name, outputs)) for name in inputs]
     memory = tuple(
-        (name, after, _shape(inputs[name], about)) for name, after in pairs if after is not None
+        (name, after, _shape(inputs[name], about), _TYPES[inputs[name].type])
+        for name, after in pairs
+        if after is not None
     )
     masks = None
     if _MASKS in inputs:
         masks = _MASKS, int(np.prod(_shape(inputs[_MASKS], about)[1:]))
         about.note(f"its {_MASKS} allow every choice: observations do not tell which are forbidden")
-    held = {name for name, _, _ in memory} | {_MASKS}
+    held = {name for name, *_ in memory} | {_MASKS}
     floats = [each for name, each in inputs.items() if name not in held]
     named = [each for each in floats if _OBSERVATION.fullmatch(each.name)]
     numbered = [each for each in named if re.fullmatch(r"obs_\d+", each.name)]
@@ -320,7 +324,7 @@ def _graph(session: Any, about: Assumptions) -> Graph:
         raise LoadError(f"{about.where} observes {[e.name for e in named]}; one input is read.")
     parts = tuple((each.name, _shape(each, about)[1:], _TYPES[each.type]) for each in named)
     dynamic = all(not isinstance(each.shape[0], int) or each.shape[0] < 1 for each in named)
-    after = {each for _, each, _ in memory}
+    after = {each for _, each, *_ in memory}
     return Graph(
         session, parts, memory, masks, _answer(outputs, after, about), bool(memory) or not dynamic
     )
@@ -334,7 +338,7 @@ def _tried(graph: Graph, obs: Floats, about: Assumptions) -> Graph:
     """
     if graph.answer in _DRAWN:
         return graph
-    state = [np.zeros(shape, np.float32) for _, _, shape in graph.memory]
+    state = [np.zeros(shape, np.float32) for _, _, shape, _ in graph.memory]
 
     def each() -> Any:
         return np.stack([graph.run(row[None], state)[0].ravel() for row in obs])

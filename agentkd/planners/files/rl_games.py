@@ -127,6 +127,8 @@ def _normaliser(
     holder: Holder, found: Mapping[str, Any], inputs: int, settings: Settings, about: Assumptions
 ) -> Normaliser | None:
     prefix = "running_mean_std."
+    if holder.has(prefix) and found.get("running_mean_std"):
+        raise LoadError(f"{about.where} holds two normalisers of observations. {REMEDY}")
     if not holder.has(prefix):
         if not isinstance(found.get("running_mean_std"), Mapping):
             promise = settings.promise("params.config.normalize_input")

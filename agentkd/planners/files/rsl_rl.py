@@ -19,14 +19,13 @@ from agentkd.errors import ConfigError, LoadError
 from agentkd.planners.files.network import Answer, Network, Normaliser, Spread, fit, layers
 from agentkd.planners.files.options import FLAG, Assumptions
 from agentkd.planners.files.run_settings import Settings
-from agentkd.planners.files.weights import Holder
+from agentkd.planners.files.weights import REMEDY, Holder
 from agentkd.planners.sb3.file import Weights, weights_of
 from agentkd.spec import Spec
 
 _EPSILON = 1e-2
 """Added to the deviation by `EmpiricalNormalization`, which no run can change."""
 _MARKS = ("actor_state_dict", "student_state_dict", "model_state_dict")
-_LEAST_STD = 1e-6
 
 
 class _Names(NamedTuple):
@@ -92,7 +91,8 @@ def _model(found: Mapping[str, Any], about: Assumptions) -> tuple[str, Weights, 
     model = _choose(models, about)
     outside = "privileged_obs_norm_state_dict" if model == "teacher" else "obs_norm_state_dict"
     for name, each in _mapping(found.get(outside) or {}, about.where).items():
-        held[f"{model}_obs_normalizer.{name}"] = each
+        if held.setdefault(f"{model}_obs_normalizer.{name}", each) is not each:
+            raise LoadError(f"{about.where} holds two normalisers of observations. {REMEDY}")
     letter = model[0]
     # A distillation's deviation is the student's.
     noise = ("std", "log_std") if model == "teacher" else ()
@@ -149,6 +149,8 @@ def _normaliser(
         )
     if bool((deviation < 0).any()):
         raise LoadError(f"{about.where}: its normaliser has a deviation below 0.")
+    if about.given("normaliser") == "off":
+        return None
     epsilon = about.given("epsilon") or _EPSILON
     if settings.path is None:
         epsilon = about.assume("epsilon", _EPSILON, "rsl_rl's, of the observation's normaliser")
@@ -200,7 +202,7 @@ def _answer(
 def _log(std: Tensor, out: int, name: str, about: Assumptions, *, logarithm: bool) -> Tensor:
     if std.shape != (out,):
         raise LoadError(f"{about.where}: {name!r} has shape {tuple(std.shape)}, not {(out,)}.")
-    return std if logarithm else std.clamp(min=_LEAST_STD).log()
+    return std if logarithm else std.log()
 
 
 def _distribution(model: str, settings: Settings) -> str | None:
@@ -216,7 +218,8 @@ def _distribution(model: str, settings: Settings) -> str | None:
     dependent = settings.get(f"{model}.state_dependent_std", "policy.state_dependent_std")
     if (dependent or "").lower() == "true":
         return "heteroscedastic"
-    return None if settings.path is None else "none"
+    told = any(name.startswith((f"{model}.", "policy.")) for name in settings.values)
+    return "none" if told else None
 
 
 def _action_range(settings: Settings, model: str) -> tuple[float, float]:

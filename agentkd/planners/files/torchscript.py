@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickletools
 import re
 import warnings
 import zipfile
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from agentkd.archives import opened_zip, read_entry
+from agentkd.archives import check_pickle, opened_zip, read_entry
 from agentkd.errors import AgentkdError, LoadError, PlannerError, SpecError, UnsafeError
 from agentkd.files import loading
 from agentkd.planners.adapt import from_module
@@ -54,7 +53,6 @@ _PLAIN = re.compile(
 _DROPPED = re.compile(r"code/.+\.debug_pkl|extra/.+|traced_inputs(/.+|\.pkl)", re.DOTALL)
 """Where the code came from, for messages, what its author added, and what it was traced with: not
 needed, not loaded."""
-_MOST_STEPS = 1 << 20
 _RESETS = ("reset", "reset_memory")
 _WIDEST = 1 << 16
 
@@ -141,10 +139,7 @@ def _check_pickle(data: bytes, where: str) -> None:
     if _CLASSES in data:
         _check_code(_CLASSES.decode(), where)
     with loading(where, keep=(AgentkdError,)):
-        for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
-            place = argument if operation.name in ("LONG_BINPUT", "LONG_BINGET") else 0
-            if max(count, place or 0) > _MOST_STEPS:
-                raise LoadError(f"{where}: a pickle in it has more than {_MOST_STEPS:,} parts.")
+        check_pickle(io.BytesIO(data), where)
 
 
 def _check_code(code: str, where: str) -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from agentkd.errors import LoadError
-from agentkd.files import loading
 from agentkd.planners.sb3.file import Weights
 
 REMEDY = (
@@ -90,17 +89,25 @@ class Holder:
         if gates not in (3, 4):
             raise LoadError(f"{self.where}: {prefix!r} has {gates:g} gates, not 3 or 4. {REMEDY}")
         layers = sum(name.startswith("weight_ih_l") for name in own)
-        with loading(f"{self.where}: {prefix!r}"):
-            # On no device: the weights keep their own memory.
-            made: nn.LSTM | nn.GRU = (nn.GRU if gates == 3 else nn.LSTM)(
-                inward.shape[1],
-                around.shape[1],
-                layers,
-                bias="bias_ih_l0" in own,
-                batch_first=True,
-                device="meta",
-            )
-            made.load_state_dict(own, assign=True)
+        # On no device: the weights keep their own memory.
+        made: nn.LSTM | nn.GRU = (nn.GRU if gates == 3 else nn.LSTM)(
+            inward.shape[1],
+            around.shape[1],
+            layers,
+            bias="bias_ih_l0" in own,
+            batch_first=True,
+            device="meta",
+        )
+        wanted = {name: tuple(each.shape) for name, each in made.state_dict().items()}
+        found = {name: tuple(each.shape) for name, each in own.items()}
+        for name in sorted(wanted.keys() | found.keys()):
+            shape, right = (each.get(name, "none") for each in (found, wanted))
+            if shape != right:
+                raise LoadError(
+                    f"{self.where}: {prefix}{name} has the shape {shape}, not {right} as one of "
+                    f"{layers} layers of {around.shape[1]} numbers. {REMEDY}"
+                )
+        made.load_state_dict(own, assign=True)
         self.parameters += sum(each.numel() for each in own.values())
         return made.requires_grad_(requires_grad=False).eval()
 

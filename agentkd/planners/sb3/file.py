@@ -128,8 +128,6 @@ def read_save(path: Path) -> Save:
         with loading(path):
             if not stream.read(1):
                 raise LoadError(f"{path} is empty.")
-            stream.seek(0)
-            digest = digest_of(stream)
         try:
             with opened_zip(stream, path) as file:
                 names = file.namelist()
@@ -139,9 +137,13 @@ def read_save(path: Path) -> Save:
                 tensors = read_entry(file, "policy.pth", LIMIT_WEIGHTS, path)
         except NoZipError as error:
             raise LoadError(
-                f"{path} is not a zip, or was cut short. An SB3 save is a zip; copy it "
-                "again, or save the model again with model.save(path)."
+                f"{path} is no planner's file that is known, or was cut short: neither a save of "
+                "Stable-Baselines3, which is a zip, nor a policy file such as .onnx or .pt. Copy "
+                "it again, or save it again."
             ) from error
+        with loading(path):
+            stream.seek(0)
+            digest = digest_of(stream)
     data = parse_json(raw, f"{path}: 'data'", limit=LIMIT_DATA, infinite=True)
     if not isinstance(data, dict):
         raise LoadError(f"{path}: 'data' is not a JSON object.")

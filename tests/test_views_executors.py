@@ -31,7 +31,7 @@ from agentkd.spec import DiscreteSpec, ObsSpec, Part, Spec, obs_spec
 from agentkd.spec_json import to_json
 from agentkd.testing import check_policy
 from agentkd.types import Categorical, Floats, Labels
-from agentkd.views import parse_view, whole
+from agentkd.views import whole
 from tests.views_robot import ROBOT, VECTOR, Robot, observation, regulate
 
 
@@ -368,16 +368,50 @@ def test_a_flat_environment_is_measured_and_recorded(tmp_path: Path) -> None:
     assert main(["export", str(out / "executor.akd"), "-o", str(tmp_path / "x.int8.c")]) == 0
 
 
-def test_the_command_takes_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it writes sees what was said."""
+@pytest.mark.parametrize(
+    ("architecture", "sees", "numbers", "views"),
+    [
+        ("mlp:8", "sensors", 1, ["sensors"]),
+        ("mlp:8", "sensors,stack:3", 1, ["stack:3", "sensors"]),
+        ("mlp:8", "sensors,delay:2", 2, ["delay:2", "sensors"]),
+        ("gru:8", "sensors", 1, ["sensors"]),
+    ],
+)
+def test_every_command_takes_views(
+    architecture: str,
+    sees: str,
+    numbers: int,
+    views: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is written sees what was said, in each of them; `numbers` are those of a tick."""
     from agentkd.cli.main import main
 
     monkeypatch.chdir(Path(__file__).parents[1])
-    out = tmp_path / "out"
-    words = ["distill", "tests.views_robot:Robot", "--planner", "tests.views_robot:regulate"]
-    words += ["--planner-sees", "state", "--executor-sees", "sensors,stack:3"]
-    words += ["--executor", "mlp:8", "--labels", "600", "--episodes", "2", "--out", str(out)]
-    assert main(words) == 0
-    found = read_bundle(out / "executor.akd").executor
-    assert view_of(found) == ["stack:3", "sensors"]
-    assert parse_view("sensors,stack:3").stack == 3
+    robot = "tests.views_robot:Robot"
+    planner = ["--planner", "tests.views_robot:regulate", "--planner-sees", "state"]
+    executor = ["--executor", architecture, "--executor-sees", sees, "--episodes", "1"]
+    out, data, again = (tmp_path / name for name in ("out", "data", "again"))
+    file = out / "executor.akd"
+    live = ["--clock", "virtual", "--ticks", "80", "--film", "off", "--out", str(tmp_path / "run")]
+    for words in (
+        ["distill", robot, *planner, *executor, "--labels", "300", "--out", str(out)],
+        ["record", robot, *planner, "--labels", "200", "--out", str(data)],
+        ["distill", robot, "--data", str(data), *executor, "--steps", "9", "--out", str(again)],
+        ["run", robot, *planner, "--executor", str(file), *live],
+        ["eval", robot, str(file), "--episodes", "1"],
+        ["export", str(file), "-o", str(tmp_path / "x.onnx")],
+    ):
+        assert main([str(each) for each in words]) == 0, words
+    for folder in (out, again):
+        found = read_bundle(folder / "executor.akd")
+        assert view_of(found.executor) == views
+        assert found.golden["obs"].shape[1] == numbers
+        assert found.manifest["contract"]["observation"]["size"] == numbers
+    capsys.readouterr()
+    words = ["reinforce", robot, *planner, "--executor", str(file), "--steps", "64"]
+    assert main([*words, "--out", str(tmp_path / "reinforced")]) == 2
+    said = capsys.readouterr().err
+    assert ("sees " + ",".join(views) if architecture != "gru:8" else "Use an mlp") in said

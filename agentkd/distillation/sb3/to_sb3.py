@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from agentkd import dists, environments
 from agentkd.distillation.prune import Dense, dense_layers
 from agentkd.errors import ConfigError, SpecError, check_range, did_you_mean
+from agentkd.executors.architecture import view_of
 from agentkd.executors.executor import Executor
 from agentkd.spec import env_spec
 from agentkd.types import Floats
@@ -138,13 +139,20 @@ def to_sb3(
         options: For the algorithm, such as `learning_rate`.
 
     Raises:
-        ConfigError: If the algorithm is unknown, or cannot act as the executor does.
+        ConfigError: If the algorithm is unknown, or cannot act as the executor does; or if that
+            has a view.
         SpecError: If the executor is for another environment.
     """
     kind = _algorithm(algorithm)
     shape, layers = dense_layers(executor)
     made = environments.make(env, finite=True) if isinstance(env, str) else env
     spec = env_spec(made)
+    if sees := view_of(executor):
+        raise ConfigError(
+            f"The executor sees {','.join(sees)}; Stable-Baselines3 learns from whole "
+            "observations. Take an executor that sees all of them, in an environment whose wrapper "
+            "shows less."
+        )
     if spec.obs.size != executor.spec.obs.size or spec.action != executor.spec.action:
         raise SpecError(f"The executor is for {executor.spec}; the environment is {spec}.")
     check_range("std", std, above=0)

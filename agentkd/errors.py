@@ -213,7 +213,7 @@ def check_range(
         above: What it has to be greater than.
         most: The greatest value.
         below: What it has to be smaller than; `math.inf` for any finite number.
-        whole: Whether it has to be a whole number.
+        whole: Whether it has to be an int, Python's or NumPy's; 8.0 is none.
         hint: A sentence for the end of the message.
 
     Raises:
@@ -239,5 +239,5 @@ def check_range(
         number = False
     shown = f"{value}" if number else f"{value!r:.80}"
     if not number:
-        wanted = ", ".join(filter(None, ("a whole number" if whole else "a number", wanted)))
+        wanted = ", ".join(filter(None, ("an int" if whole else "a number", wanted)))
     raise ConfigError(f"{name} is {shown}; it has to be {wanted}. {hint}".rstrip())

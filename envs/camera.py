@@ -1,6 +1,6 @@
 """A lander that is filmed: grey images for an executor, the eight numbers for its planner.
 
-`agentkd/LunarLanderCamera-v0` is LunarLander-v3 that shows a dictionary:
+`agentkd/LunarLanderCamera-v1` is LunarLander-v3 that shows a dictionary:
 
     camera   (64, 64) uint8: sky 0, ground 96, legs 176, lander 255
     state    what LunarLander-v3 shows, (8,)
@@ -106,4 +106,4 @@ def lander(**options: Any) -> gym.Env[dict[str, NDArray[Any]], Any]:
     return Camera(gym.make("LunarLander-v3", **options))
 
 
-gym.register("agentkd/LunarLanderCamera-v0", entry_point="envs.camera:lander")
+gym.register("agentkd/LunarLanderCamera-v1", entry_point="envs.camera:lander")

@@ -105,6 +105,14 @@ def once(task: Task, *, executor: str, labels: int, seed: int) -> Executor:
     return fresh(task, executor=executor, labels=labels, seed=seed)
 
 
+def telling(task: Task, *, executor: str, labels: int, seed: int) -> Executor:
+    """Write how many threads a library may use, if AGENTKD_TEST_NOTE names a file."""
+    if note := os.environ.get("AGENTKD_TEST_NOTE"):
+        with Path(note).open("a") as file:
+            file.write(f"{os.environ.get('OMP_NUM_THREADS')}\n")
+    return fresh(task, executor=executor, labels=labels, seed=seed)
+
+
 def nothing(task: Task, *, executor: str, labels: int, seed: int) -> Any:
     """Give what is no executor."""
     return {"weights": []}

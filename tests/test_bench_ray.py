@@ -68,10 +68,12 @@ def test_a_cluster_that_is_started_here_gives_the_same_figures(
     """Its processes have one thread each, whatever the environment says."""
     pytest.importorskip("ray")
     monkeypatch.chdir(ROOT)
-    suite, out, here = suite_of(tmp_path, FEW), tmp_path / "ray", tmp_path / "here"
+    suite, out, here = suite_of(tmp_path, FEW, "telling"), tmp_path / "ray", tmp_path / "here"
+    note = tmp_path / "note"
     words = bench(suite, "--out", str(out), "--ray", "local")
-    threads = os.environ | NICE | {"OMP_NUM_THREADS": "2"}
-    subprocess.run(words, cwd=ROOT, env=threads, timeout=ENOUGH, check=True)
+    more = {"OMP_NUM_THREADS": "2", "AGENTKD_TEST_NOTE": str(note)}
+    subprocess.run(words, cwd=ROOT, env=os.environ | NICE | more, timeout=ENOUGH, check=True)
+    assert set(note.read_text().split()) == {"1"}
     assert main(["bench", suite, "--out", str(here)]) == 0
     assert figures(out) == figures(here)
 

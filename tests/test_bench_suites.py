@@ -295,16 +295,23 @@ def test_a_planner_that_is_not_there_is_told_first(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("key", ["guard", "holds", "roll_forward"])
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        *((key, "tests.bench_methods:forwrd") for key in ("guard", "holds", "roll_forward")),
+        ("roll_forward", "Pendulm-v1"),
+        ("roll_forward", "tests.bench_envs:Wlak-v0"),
+    ],
+)
 def test_a_reference_that_leads_nowhere_is_told_first(
-    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    key: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before cells that take hours fail by it, and with the table and what is missing."""
-    path = suite_file(tmp_path, f'{TASK}\n{key} = "tests.bench_methods:forwrd"\n')
+    path = suite_file(tmp_path, f'{TASK}\n{key} = "{name}"\n')
     assert main(["bench", str(path), "--out", str(tmp_path / "out")]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "tasks[1]" in said
-    assert "forwrd" in said
+    assert name.rpartition(":")[2] in said
     assert not (tmp_path / "out").exists()
 
 

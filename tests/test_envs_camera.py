@@ -13,7 +13,7 @@ from agentkd import environments
 pytest.importorskip("Box2D", reason="Box2D is not installed")
 from envs import camera
 
-ENV = "envs.camera:agentkd/LunarLanderCamera-v0"
+ENV = "envs.camera:agentkd/LunarLanderCamera-v1"
 
 # What Gymnasium recommends about the spaces of its own environments.
 pytestmark = [

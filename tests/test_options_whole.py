@@ -1,4 +1,4 @@
-"""Whole numbers among the options: what is none is refused, by the option's name."""
+"""Whole numbers among the options: other values are refused, by the option's name."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def whole(kind: Any) -> list[str]:
     return [each.name for each in fields(kind) if str(each.type) in ("int", "int | None")]
 
 
-@pytest.mark.parametrize("value", [True, 1.5, math.nan, math.inf, "8", [8]], ids=repr)
+@pytest.mark.parametrize("value", [True, 1.5, 8.0, math.nan, math.inf, "8", [8]], ids=repr)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [(kind, name) for kind in OPTIONS for name in whole(kind)],
@@ -84,7 +84,7 @@ def whole(kind: Any) -> list[str]:
 )
 def test_what_is_no_whole_number_is_refused(kind: Any, name: str, value: Any) -> None:
     """The message has the option, the value and what it has to be."""
-    told = rf"{name} is {re.escape(repr(value))}; it has to be a whole number"
+    told = rf"{name} is {re.escape(repr(value))}; it has to be an int"
     with pytest.raises(ConfigError, match=told):
         kind(**{**OPTIONS[kind], name: value})
 

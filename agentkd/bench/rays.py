@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
@@ -45,18 +45,17 @@ class Cluster:
 
         self._ray: Any = ray
         threads, local = dict.fromkeys(_THREADS, "1"), address == "local"
-        if local:
-            # A cluster of this machine alone, which is started here: its processes inherit this.
-            # A runtime environment would start a second worker for each processor.
-            os.environ.update(threads)
         try:
-            ray.init(
-                address=address,
-                runtime_env=None if local else {"env_vars": threads},
-                log_to_driver=False,
-                configure_logging=False,
-                include_dashboard=False if local else None,
-            )
+            # The processes of a cluster that is started here inherit this. A runtime environment
+            # would start a second worker for each processor.
+            with _environment(threads if local else {}):
+                ray.init(
+                    address=address,
+                    runtime_env=None if local else {"env_vars": threads},
+                    log_to_driver=False,
+                    configure_logging=False,
+                    include_dashboard=False if local else None,
+                )
         except Exception as error:
             why = " ".join(str(error).split())[:200]
             raise ConfigError(
@@ -118,3 +117,18 @@ def _measured(letter: bytes, known: bytes | None) -> tuple[bytes, bytes | None]:
     except (Exception, SystemExit) as error:
         done = Done(order["key"], error=told(error))
     return words_of(done), made[0] if made else None
+
+
+@contextlib.contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """Give processes that are started meanwhile further environment variables."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

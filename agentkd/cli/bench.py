@@ -18,6 +18,7 @@ from agentkd.bench.schedule import Plan, measure_all, plan_of
 from agentkd.bench.suite import Suite, find_suite, read_suite, with_methods
 from agentkd.cli.first_look import check_planner
 from agentkd.cli.terminal import Facts, View
+from agentkd.environments import check_name
 from agentkd.errors import ConfigError, RefError, check_range
 from agentkd.extras import needing
 from agentkd.interrupt import held
@@ -126,6 +127,8 @@ def _check(path: Path, suite: Suite) -> None:
                 check_method(method.reference, method.options)
             if group.roll_forward:
                 RollForward(group.roll_forward)
+                if not is_reference(group.roll_forward):
+                    check_name(group.roll_forward)
             for each in (group.guard, group.holds, group.roll_forward):
                 if is_reference(each):
                     resolve(each)

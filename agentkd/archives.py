@@ -31,11 +31,16 @@ _RATIO = 200
 """How far an entry may unpack beyond its stored size, above a floor."""
 _FLOOR = 1 << 24
 _MOST_PARTS = 1 << 18
+"""Parts of a pickle; what it refers to again counts again, as hashing or printing it costs."""
+_PART = 1 << 10
+"""Bytes of a text that count as one part."""
 _DEEPEST = 256
-"""How deep the things in a pickle may lie: who compares or frees them goes as deep."""
+"""How deep the things in a pickle may lie: comparing or freeing them recurses as deep."""
 _GROWS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
+_CALLS = {"REDUCE", "NEWOBJ"}
+"""How torch lets a pickle call what it names."""
 _MAKES = re.compile(r"bytearray|\w*Tensor|(Unt|T)ypedStorage|_rebuild_from_type_v2")
-"""What torch lets a pickle call, and what makes as many numbers as it is told."""
+"""What torch lets a pickle call, and what makes as many numbers as it is told, or calls it."""
 _PICKLES = 5
 """In files of torch.save before 1.6: magic number, version, system, what was saved, its keys."""
 _END = struct.Struct("<4s4H2IH")
@@ -176,7 +181,10 @@ def check_tensor(tensor: torch.Tensor, at: str) -> None:
     import torch
 
     if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
-        raise LoadError(f"{at} holds {tensor.dtype}, not numbers.")
+        raise LoadError(
+            f"{at} holds {tensor.dtype}; floating-point numbers and torch.int64 are read. "
+            "Convert it before saving: tensor.float()."
+        )
     # Only such tensors have a storage and strides that can be asked.
     if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
         raise LoadError(f"{at} is a tensor of layout {tensor.layout}, not plain.")
@@ -193,47 +201,78 @@ def check_pickle(stream: IO[bytes], what: str, *, calls: bool = True) -> None:
     Args:
         stream: Where it begins; left where it ends.
         what: The name of the file, for messages.
-        calls: Whether it may name what makes arrays of any size.
+        calls: Whether it may call what makes arrays of any size.
 
     Raises:
         LoadError: If it has too many parts, or they lie too deep.
-        UnsafeError: If it names what it may not.
+        UnsafeError: If it calls what it may not.
     """
-    # How deep each thing lies; None where a mark is.
-    stack, memo = list[list[int] | None](), dict[int, list[int] | None]()
+    # Each thing is a list: its own parts, then the things in it.
+    stack, left = list[list[Any]](), list[list[Any]]()
+    marked, memo = list[list[list[Any]]](), dict[int, list[Any]]()
+    makers = dict[int, str]()
     told: Any
     for count, (operation, told, _) in enumerate(pickletools.genops(stream)):
         name, before = operation.name, operation.stack_before
         place = told if name in ("LONG_BINPUT", "LONG_BINGET") else 0
-        if max(count, place) > _MOST_PARTS:
-            raise LoadError(f"{what}: a pickle in it has more than {_MOST_PARTS:,} parts.")
-        if name == "GLOBAL" and not calls and _MAKES.fullmatch(told.rpartition(" ")[2]):
-            called = told.replace(" ", ".")
-            raise UnsafeError(
-                f"{what} holds more than tensors, so it was not read: GLOBAL {called}"
-            )
-        taken = list[list[int] | None]()
+        _check_parts(max(count, place), what)
+        if name == "MARK":
+            marked.append(stack)
+            stack = []
+            continue
+        taken = list[list[Any]]()
         plain = before
         if pickletools.markobject in before:
-            while (each := stack.pop()) is not None:
-                taken.append(each)
+            taken, stack = stack, marked.pop()
             plain = before[: before.index(pickletools.markobject)]
-        taken += [stack.pop() for _ in plain]
-        depth = 1 + max((each[0] for each in taken if each is not None), default=0)
-        if depth > _DEEPEST:
-            raise LoadError(f"{what}: the things in a pickle lie more than {_DEEPEST} deep.")
+        taken = taken + [stack.pop() for _ in plain]
+        if name in _CALLS and (called := makers.get(id(taken[-1]))) and not calls:
+            raise UnsafeError(
+                f"{what} holds more than plain tensors, so it was not read: GLOBAL {called}"
+            )
         if "PUT" in name or name == "MEMOIZE":
+            stack += taken
             memo[len(memo) if told is None else told] = stack[-1]
         elif "GET" in name:
             stack.append(memo[told])
-        elif name in _GROWS and (grown := taken[-1]) is not None:
-            grown[0] = max(grown[0], depth)
-            stack.append(grown)
+        elif name in _GROWS:
+            stack.append(taken.pop())
+            stack[-1] += taken
+        elif operation.stack_after:
+            size = len(told) if isinstance(told, str | bytes) else 0
+            stack += [[1 + size // _PART, *taken] for _ in operation.stack_after]
+            # Torch joins both parts of a name, wherever they are split.
+            named = told.replace(" ", ".") if name == "GLOBAL" else ""
+            if _MAKES.fullmatch(named.rpartition(".")[2]):
+                makers[id(stack[-1])] = named
         else:
-            stack += [
-                None if each is pickletools.markobject else [depth]
-                for each in operation.stack_after
-            ]
+            left += taken
+    known = dict[int, tuple[int, int]]()
+    for each in marked:
+        left += each
+    _check_parts(sum(_measured(each, known, what)[1] for each in left + stack), what)
+
+
+def _check_parts(parts: int, what: str) -> None:
+    if parts > _MOST_PARTS:
+        raise LoadError(f"{what}: a pickle in it has more than {_MOST_PARTS:,} parts.")
+
+
+def _measured(
+    thing: list[Any], known: dict[int, tuple[int, int]], what: str, level: int = 1
+) -> tuple[int, int]:
+    """Give how deep a thing is, and how many parts it has; one that holds itself is too deep."""
+    if id(thing) not in known:
+        depth, parts = 0, thing[0]
+        if level <= _DEEPEST:
+            for each in thing[1:]:
+                below, held = _measured(each, known, what, level + 1)
+                depth, parts = max(depth, below), parts + held
+        if max(level, 1 + depth) > _DEEPEST:
+            raise LoadError(f"{what}: the things in a pickle lie more than {_DEEPEST} deep.")
+        _check_parts(parts, what)
+        known[id(thing)] = 1 + depth, parts
+    return known[id(thing)]
 
 
 def _check_saved(raw: bytes, what: str) -> None:
@@ -281,6 +320,6 @@ def load_tensors(raw: bytes, what: str) -> Any:
             "weights.only", text, re.IGNORECASE
         ):
             raise UnsafeError(
-                f"{what} holds more than tensors, so it was not read: {text}"
+                f"{what} holds more than plain tensors, so it was not read: {text}"
             ) from error
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from agentkd.errors import ConfigError, LoadError, NumbersError, SpecError, UnsafeError
 from agentkd.planners import load_planner
 from agentkd.planners.files.network import free_box, own_spec
+from agentkd.planners.files.tensors import load_checkpoint
 from agentkd.spec import BoxSpec, DiscreteSpec, Spec
 from agentkd.types import Categorical, Gaussian, Point, QValues, RecurrentPolicy
 from tests.policy_files import FILES, answers, chain, load, saved
@@ -208,7 +210,7 @@ RL_GAMES = {
 
 def test_a_whole_module_is_not_unpickled(tmp_path: Path) -> None:
     """torch.save(policy) holds code by name: refused with what to do, and nothing is run."""
-    with pytest.raises(UnsafeError, match=r"more than tensors.*Export the policy") as caught:
+    with pytest.raises(UnsafeError, match=r"more than plain tensors.*Export the policy") as caught:
         load(saved(tmp_path, nn.Linear(5, 3), "policy.pt"))
     said = str(caught.value)
     assert "torch.nn.modules.linear.Linear" in said
@@ -236,6 +238,7 @@ def test_a_normaliser_of_another_width_is_refused(tmp_path: Path) -> None:
         ({"network.0.weight": torch.zeros(3, 4, 8, 8)}, "no linear layer"),
         ({"actor_mean.0.weight": torch.full((3, 5), torch.nan)}, "NaN"),
         ([1, 2], "of a list"),
+        ({("a",) * 99: 1}, "with a tuple. Checkpoints"),
     ],
 )
 def test_what_is_no_such_network_is_refused_with_a_remedy(
@@ -275,7 +278,10 @@ AGAIN = {f"running_{each}": torch.ones(5) for each in ("mean", "var")}
     [
         (changed("rsl3_mlp.pt") | {"obs_norm_state_dict": NORMALISER}, "two normalisers"),
         (changed("rlgames_mlp.pth") | {"running_mean_std": AGAIN}, "two normalisers"),
-        (changed("rsl5_mlp.pt", distribution__std_param=-torch.ones(3)), r"nan.*sigma="),
+        (
+            changed("rsl5_mlp.pt", distribution__std_param=-torch.ones(3)),
+            r"nan.*between 1e-10 and 1e10.*sigma=",
+        ),
         (changed("rsl5_mlp.pt", distribution__std_param=torch.zeros(3)), r"0\.0.*sigma="),
         (changed("rlgames_mlp.pth", a2c_network__sigma=torch.full((3,), 1e9)), "inf.*sigma="),
         (
@@ -312,16 +318,52 @@ def pickled(tmp_path: Path, data: bytes) -> Path:
     return tmp_path / "m.pt"
 
 
+HUGE = b"J\xff\xff\xff\x7f\x85R"
+"""Calls what lies on the stack with 2,147,483,647."""
+DOUBLED = b"q\x00h\x00\x86"
+"""A tuple of what lies on the stack, twice."""
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        # As the key of a dictionary it would crash whoever hashes it.
+        # As the key of a dictionary it would crash the process by hashing it.
         (b"}" + b")" + b"\x85" * 250_000 + b"Ns.", "more than 256 deep"),
         (b"(" * 100_000 + b"t" * 100_000 + b".", "more than 256 deep"),
+        # Each list is put into another one while it is empty.
+        (b"]q\x00" + b"]q\x01ah\x01" * 40_000 + b"h\x00.", "more than 256 deep"),
+        (b"]q\x00h\x00a.", "more than 256 deep"),
         (b"N0" * 200_000 + b"N.", "more than 262,144 parts"),
-        (b"cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", r"such as builtins\.bytearray"),
-        (b"ctorch\nFloatTensor\nJ\xff\xff\xff\x7f\x85R.", r"such as torch\.FloatTensor"),
-        (b"ctorch.storage\nUntypedStorage\n.", r"such as torch\.storage\.UntypedStorage"),
+        # Few bytes that hashing, printing or copying takes for ever.
+        (b"})" + DOUBLED * 60 + b"Ns.", "more than 262,144 parts"),
+        (b"])" + DOUBLED * 60 + b"a.", "more than 262,144 parts"),
+        (b")" + DOUBLED * 16 + b"q\x00" + b"}h\x00Ns" * 10 + b".", "more than 262,144 parts"),
+        (b"(X\x00\x00\x10\x00" + bytes(1 << 20) + b"q\x00" + b"h\x00" * 300 + b"t.", "parts"),
+        (b"cbuiltins\nbytearray\n" + HUGE + b".", r"such as builtins\.bytearray"),
+        (b"ctorch\nFloatTensor\n" + HUGE + b".", r"such as torch\.FloatTensor"),
+        (b"(ctorch\nFloatTensor\nq\x00h\x00" + HUGE + b"t.", r"such as torch\.FloatTensor"),
+        (b"ctorch\nTensor\nK\x09\x85\x81.", r"such as torch\.Tensor"),
+        # Torch joins the two parts of a name, wherever it is split.
+        *(
+            (b"c%s\n" % name.replace(b" ", b"\n") + HUGE + b".", rf"such as torch\.{told}")
+            for name, told in (
+                (b"torch.storage UntypedStorage", r"storage\.UntypedStorage"),
+                (b"torch storage.UntypedStorage", r"storage\.UntypedStorage"),
+                (b"torch sparse.FloatTensor", r"sparse\.FloatTensor"),
+                (b"torch _tensor._rebuild_from_type_v2", r"_tensor\._rebuild_from_type_v2"),
+            )
+        ),
+        *(
+            (
+                b"X\x05\x00\x00\x00torchX%c\x00\x00\x00%s\x93" % (len(name), name) + HUGE + b".",
+                "more than plain tensors",
+            )
+            for name in (
+                b"storage.UntypedStorage",
+                b"sparse.FloatTensor",
+                b"_tensor._rebuild_from_type_v2",
+            )
+        ),
         (b".", "damaged"),
     ],
 )
@@ -331,6 +373,43 @@ def test_a_pickle_that_asks_for_more_than_it_holds_is_refused(
     """Torch's own reader would take gigabytes or minutes, or end the process."""
     with pytest.raises(LoadError, match=said):
         load(pickled(tmp_path, b"\x80\x02" + data))
+
+
+def test_tensors_of_rare_numbers_are_read(tmp_path: Path) -> None:
+    """Beside the weights all that torch knows, as weights what float32 holds."""
+    rare = {"seen": torch.ones(2).to(torch.uint16)}
+    load(saved(tmp_path, changed("rsl5_plain.pt") | {"infos": rare}, "m.pt"))
+    for dtype in (torch.float8_e4m3fn, torch.bfloat16):
+        known = changed("rsl5_plain.pt")["actor_state_dict"]["mlp.0.weight"]
+        weight = torch.ones_like(known).to(dtype)
+        load(saved(tmp_path, changed("rsl5_plain.pt", mlp__0__weight=weight), "m.pt"))
+    found = changed("rsl5_plain.pt", mlp__0__weight=weight.to(torch.uint16))
+    with pytest.raises(LoadError, match=r"holds torch\.uint16; floating-point.*tensor\.float\(\)"):
+        load(saved(tmp_path, found, "m.pt"))
+
+
+def test_a_tensor_with_an_attribute_is_refused_by_its_name(tmp_path: Path) -> None:
+    """The attribute could take the place of a tensor's method."""
+    tensor = torch.ones(3)
+    tensor.note = "mine"  # type: ignore[attr-defined]
+    with pytest.raises(UnsafeError, match=r"plain tensors, such as.*_from_type_v2.*Export"):
+        load(saved(tmp_path, {"a": tensor}, "m.pt"))
+
+
+def test_the_digest_is_of_the_bytes_that_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that writes its next checkpoint meanwhile does not change it."""
+    raw = (FILES / "rsl5_plain.pt").read_bytes()
+    path = tmp_path / "model_1.pt"
+    path.write_bytes(raw)
+
+    def overtaken(data: bytes, where: str) -> Any:
+        path.write_bytes(b"the next one")
+        return load_checkpoint(data, where)
+
+    monkeypatch.setattr("agentkd.planners.files.load.load_checkpoint", overtaken)
+    assert load(path).digest == hashlib.sha256(raw).hexdigest()
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path: Path) -> None:

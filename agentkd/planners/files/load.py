@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,13 @@ def _read(raw: bytes, kind: Kind, path: Path, spec: Spec | None, about: Assumpti
         return torchscript.load(raw, path, spec, about)
     if kind == "hdf5":
         network, known = rltools.read(path, spec, about)
+        with regular(path, LIMIT) as stream:
+            digest = digest_of(stream)
     else:
         network, known = _checkpoint(raw, path, spec, about)
+        digest = hashlib.sha256(raw).hexdigest()
     policy = policy_of(network, known.action)
     name = f"{network.name} of {path.name}"
-    with regular(path, LIMIT) as stream:
-        digest = digest_of(stream)
     return Planner(policy, known, name, network.parameters, digest)
 
 
@@ -107,8 +109,9 @@ def _unknown(found: Any, where: str) -> LoadError:
             f"{where} is the policy.pth of a save of Stable-Baselines3, without what it is of: "
             "give the save, a .zip."
         )
-    names = [str(name)[:40] for name in found][:6] if isinstance(found, Mapping) else []
-    held = f"with {', '.join(map(repr, names))}" if names else f"of a {type(found).__name__}"
+    keys = [*found][:6] if isinstance(found, Mapping) else []
+    names = [repr(k[:40]) if isinstance(k, str) else f"a {type(k).__name__}" for k in keys]
+    held = f"with {', '.join(names)}" if names else f"of a {type(found).__name__}"
     return LoadError(
         f"{where} is a file of torch.save {held}. Checkpoints of rsl_rl, skrl, rl_games and "
         f"CleanRL are known by their weights. {REMEDY}"

@@ -30,8 +30,8 @@ Spread = Literal["none", "fixed", "scalar", "log", "tanh", "beta"]
 That is the deviation (scalar), its logarithm (log), a squashed one (tanh), or Beta's second number.
 """
 _STD = (1e-6, 1e6)
-_FURTHEST = 23.0
-"""The logarithm of a fixed deviation is within this: 1e-10 to 1e10."""
+_FURTHEST = math.log(1e10)
+"""The logarithm of a fixed deviation is within this."""
 _LOG_STD_OF_SAC = (-5.0, 2.0)
 
 
@@ -338,8 +338,9 @@ def _continuous(answer: Answer, about: Assumptions) -> Answer:
         answer = replace(answer, spread="fixed", log_std=torch.from_numpy(np.log(sigma)))
     elif answer.log_std is not None and not bool((answer.log_std.abs() <= _FURTHEST).all()):
         raise LoadError(
-            f"{about.where}: its actions' deviations are {answer.log_std.exp().tolist()!r:.60}, "
-            f"which none can be. Use an earlier checkpoint, or tell them: {FLAG} sigma=0.3."
+            f"{about.where}: its actions' deviations are {answer.log_std.exp().tolist()!r:.60}"
+            "; a deviation has to be between 1e-10 and 1e10. Use an earlier checkpoint, or tell "
+            f"them: {FLAG} sigma=0.3."
         )
     if answer.kind == "squashed" and (scale is not None or offset is not None):
         raise ConfigError(

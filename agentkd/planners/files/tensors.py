@@ -51,5 +51,5 @@ def load_checkpoint(raw: bytes, where: str) -> Any:
         named = re.search(r"GLOBAL ([\w.]{1,80})", str(cause))
         held = f", such as {named[1]}," if named else ""
         raise UnsafeError(
-            f"{where} holds more than tensors{held} so it was not read. {REMEDY}"
+            f"{where} holds more than plain tensors{held} so it was not read. {REMEDY}"
         ) from error

@@ -137,7 +137,7 @@ def read_save(path: Path) -> Save:
                 tensors = read_entry(file, "policy.pth", LIMIT_WEIGHTS, path)
         except NoZipError as error:
             raise LoadError(
-                f"{path} is no planner's file that is known, or was cut short: neither a save of "
+                f"{path} is not a known planner file, or was cut short: neither a save of "
                 "Stable-Baselines3, which is a zip, nor a policy file such as .onnx or .pt. Copy "
                 "it again, or save it again."
             ) from error

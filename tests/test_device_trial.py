@@ -457,6 +457,25 @@ def test_a_failure_that_could_not_be_written_is_written_later(
     assert robot.last[0] == "ROLLED_BACK"
 
 
+def test_a_failure_that_could_not_be_written_is_written_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If there is room by then; if there is not, the log says so."""
+    robot = Robot(tmp_path, replace(OPTIONS, agreement=0.9))
+    robot.offer(constant(2))
+    robot.live_until("shadow")
+    with monkeypatch.context() as patched:
+        full(robot, patched)
+        robot.live_until("idle")
+        caplog.clear()
+        robot.trial.close()
+    assert "No space left on device." in caplog.text
+    assert "is rolled back" not in caplog.text
+    assert robot.device.status().waiting is not None
+    robot.trial.close()
+    assert robot.last == ("ROLLED_BACK", "disagrees")
+
+
 def test_a_folder_that_is_gone_ends_a_trial(tmp_path: Path) -> None:
     """Nothing is left that would confirm it or roll it back, so the former executor acts."""
     robot = Robot(tmp_path)

@@ -435,9 +435,10 @@ class Device:
         """Roll the candidate back."""
         assert state.candidate is not None
         held = state.candidate.held
-        log.warning("%s is rolled back: %s", held.name, text)
         outcome = Outcome(held.digest, held.name, "ROLLED_BACK", reason, text)
-        return self._write(state.ended(outcome, blacklisted=blacklisted))
+        ended = self._write(state.ended(outcome, blacklisted=blacklisted))
+        log.warning("%s is rolled back: %s", held.name, text)
+        return ended
 
     def _write(self, state: State) -> State:
         write_state(self.path, state)

@@ -92,7 +92,7 @@ class Trial:
         self._seen: tuple[int, ...] = ()
         self._job: threading.Thread | None = None
         self._run: _Run | None = None
-        # What failed in this process is not begun again, even if that could not be written.
+        # What failed in this process is not begun again; the reason stays until it is written.
         self._ended: dict[str, tuple[DeviceReason, str] | None] = {}
         self._again, self._said = 0.0, ""
 
@@ -141,11 +141,13 @@ class Trial:
         """End cleanly: what is on trial goes on with it in the next program."""
         self.settle()
         run = self._run
-        if run is None:
-            return
         self._leave()
         try:
-            self.device.pause(run.digest, run.shadow, run.acting)
+            for digest, fault in self._ended.items():
+                if fault is not None:
+                    self.device.fail(digest, *fault)
+            if run is not None:
+                self.device.pause(run.digest, run.shadow, run.acting)
         except AgentkdError as error:
             log.warning("%s", error)
 
@@ -194,7 +196,7 @@ class Trial:
         waiting, run = state.waiting, self._run
         if run is not None and (waiting is None or waiting.held.digest != run.digest):
             if state.active is None:
-                # The folder is gone, and who would confirm or roll back with it.
+                # The folder is gone: nothing is left to confirm or roll back.
                 self._return(run)
             self._leave()
         if self._run is not None:
@@ -209,7 +211,7 @@ class Trial:
                 self._run = _Run(bundle, waiting, self._agent, self.options)
                 self.phase = "shadow"
         elif (fault := self._ended[digest]) is not None and waiting.stage == "TRIAL":
-            self._follow(self.device.fail(digest, *fault))
+            self._write(digest, fault)
 
     def _follow(self, state: State) -> None:
         """Let the confirmed executor act, if another one does."""
@@ -241,7 +243,13 @@ class Trial:
         self._ended[run.digest] = reason, text
         self._return(run)
         self._leave()
-        self._follow(self.device.fail(run.digest, reason, text))
+        self._write(run.digest, (reason, text))
+
+    def _write(self, digest: str, fault: tuple[DeviceReason, str]) -> None:
+        """Roll back on disk."""
+        state = self.device.fail(digest, *fault)
+        self._ended[digest] = None
+        self._follow(state)
 
     def _return(self, run: _Run) -> None:
         """Let the executor act again that did before the trial."""

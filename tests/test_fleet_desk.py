@@ -26,6 +26,7 @@ from agentkd.types import ActionDist, AnyDist, Categorical, Floats, Guidance
 from tests.runtime_children import BOX, SPEC, Ahead, Echo, constant
 from tests.test_runtime_processes import act_until, answered
 from tests.virtual_loop import run_virtually
+from tests.waiting import ENOUGH
 
 SITE = "plant"
 TOPICS = Topics(SITE)
@@ -345,6 +346,64 @@ def test_an_interrupt_ends_the_waiting() -> None:
         found.resume()
         answer: Any = found(np.array([[2, 0, 0]], np.float32))
         assert int(np.asarray(dists.mode(answer, SPEC.action))[0]) == 2
+
+
+class TooBusy:
+    """A line to a planner that says `busy`, and answers later without being asked again."""
+
+    connected, dropped = True, 0
+
+    def __init__(self, later: Callable[[], bool]) -> None:
+        self._later = later
+        self._asked: asyncio.Queue[Message] = asyncio.Queue()
+
+    def send(self, message: Message, /) -> bool:
+        """Take a question."""
+        self._asked.put_nowait(message)
+        return True
+
+    async def receive(self) -> AsyncIterator[Received]:
+        """Yield what is answered."""
+        while True:
+            asked = unpack((await self._asked.get()).payload).header
+            same = {name: asked[name] for name in ("id", "episode")}
+            if asked["method"] == "about":
+                about = {"name": "a stub", "horizon": 1, "parameters": 0}
+                yield Received("", pack({"type": "about", **same, **about}))
+                continue
+            busy = {"type": "failed", **same, "text": "busy", "busy": True}
+            later = self._later()
+            yield Received("", pack(busy))
+            if later:
+                # Once the first answer has been taken in.
+                await asyncio.sleep(0.01)
+                yield Received("", pack({**busy, "text": "It has no time today.", "busy": False}))
+
+    async def aclose(self) -> None:
+        """End the line."""
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+def test_an_answer_or_an_interrupt_ends_the_pause_of_a_busy_planner(
+    gives_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked again for what it has answered; an interrupt at once is not missed."""
+    monkeypatch.setattr("agentkd.fleet.asking._AGAIN", 10 * ENOUGH)
+
+    def later() -> bool:
+        if gives_up:
+            found.interrupt()
+        return not gives_up
+
+    connect: Any = lambda *_, **__: TooBusy(later)  # noqa: E731
+    told = "given up" if gives_up else "no time today"
+    with (
+        FleetPlanner(connect, SITE, "d0", SPEC, patience=20 * ENOUGH) as found,
+        pytest.raises(PlannerError, match=told),
+    ):
+        found(rows(1))
+    assert found.counters["late"] == 0
+    assert gives_up or found.counters["asked_again"] == 0
 
 
 def test_an_agent_acts_with_it() -> None:

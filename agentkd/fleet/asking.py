@@ -139,10 +139,7 @@ class FleetPlanner:
                 self._send()
                 await wait_for(self._news, min(pause, left))
                 if self._answers:
-                    if not self._answers[0].header.get("busy"):
-                        return self._answers[0]
-                    self._news.clear()
-                    await wait_for(self._news, min(pause, end - clock()))
+                    return self._answers[0]
                 # It was lost, or the planner has too much to do.
                 self.counters["asked_again"] += 1
                 pause = min(2 * pause, _SELDOM)
@@ -183,9 +180,9 @@ class FleetPlanner:
         same = {name: frame.header.get(name) for name in ("id", "episode")}
         if self._asked is None or same != self._asked[0] or self._answers:
             self.counters["late"] += 1
-            return
-        self._answers.append(frame)
-        self._news.set()
+        elif not frame.header.get("busy"):
+            self._answers.append(frame)
+            self._news.set()
 
 
 def _checked(about: Mapping[str, Any]) -> tuple[str, int, int]:

@@ -41,7 +41,7 @@ class LineThread:
     """What the line ended in, if that was an error."""
 
     def __init__(self, work: Work, name: str, what: str) -> None:
-        self._what, self._loop = what, asyncio.new_event_loop()
+        self._what = what
         self._cancel: Callable[[], object] = lambda: None
         self._began, begun = False, threading.Event()
 
@@ -52,13 +52,13 @@ class LineThread:
         async def hold() -> None:
             task = asyncio.current_task()
             assert task is not None
-            self._cancel = task.cancel
+            self._loop, self._cancel = asyncio.get_running_loop(), task.cancel
             await work(begin)
 
         def run() -> None:
             try:
                 unbind()
-                with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                with asyncio.Runner() as runner:
                     runner.run(hold())
             except asyncio.CancelledError:
                 pass

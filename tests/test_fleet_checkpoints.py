@@ -186,6 +186,20 @@ def test_a_checkpoint_of_another_state_is_named(
     assert "Line 8: the checkpoint is not what" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_checkpoint_that_does_not_tell_who_was_outbid_is_read(place: Office) -> None:
+    """It is as older ones are; whether the lines before it were read makes no difference."""
+    asked = next(name for name, each in place.fleet.devices.items() if each.asked)
+    place.change(lambda _: [device(asked, seen=99)])
+    assert place.fleet.devices[asked].outbid
+    reader, older = Office(place.folder), json.loads(json.dumps(place.fleet.checkpoint()))
+    for each in older["state"]["devices"]:
+        each.pop("outbid", None)
+    place.log.checkpoint(lambda _: older)
+    reader.look()
+    assert state(reader) == state(Office(place.folder))
+    assert main(["fleet", "audit", str(place.folder)]) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

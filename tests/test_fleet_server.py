@@ -213,7 +213,7 @@ def test_a_fresh_trail_outbids_an_old_one(tmp_path: Path) -> None:
 def test_two_servers_of_one_fleet_do_not_make_devices_change_for_ever(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each outbids the other once, says so in its log, and leaves the device to it."""
+    """Each outbids the other once; the one that is outbid again logs it and leaves the device."""
 
     async def main(world: World) -> None:
         world.serve()
@@ -233,14 +233,53 @@ def test_two_servers_of_one_fleet_do_not_make_devices_change_for_ever(
         await asyncio.sleep(3600)
         assert [len(each.had) for each in devices] == changes
         assert (world.fleet.number, {each.active for each in devices}) == (lines, {plan.digest})
-        # It has the last word that is asked once more.
+        # The server that pushes again wins.
         last = world.push(executor_file(tmp_path, 2, "c.akd"))
         await asyncio.sleep(600)
         assert {each.active for each in devices} == {last.digest}
+        Office(place.folder).push(executor_file(tmp_path, 3, "d.akd"))
+        await asyncio.sleep(600)
+        # This server and the other, and this one again in another rollout.
+        assert caplog.text.count("obeys another server of plant") == 3
         serving.cancel()
 
     live(office(tmp_path), main)
-    assert "obeys another server of plant" in caplog.text
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_start_overwrites_nothing_of_another_server(tmp_path: Path, away: bool) -> None:
+    """The other's word stays at the broker for a device that is off line.
+
+    Also if it was said while this server was away, so that only the device's will tells of it.
+    """
+
+    async def main(world: World) -> None:
+        world.serve()
+        (tmp_path / "other").mkdir()
+        place = office(tmp_path / "other")
+        other = Office(place.folder, asyncio.get_running_loop().time)
+        serving = asyncio.create_task(Server(other, world.hub.line(*filters(SITE))).run())
+        device = world.add("d0", trial=3.0)
+        await world.until(lambda: len(world.fleet.devices) == len(other.fleet.devices) == 1)
+        world.push(executor_file(tmp_path, 0, "a.akd"))
+        assert await world.over(60) == "finished"
+        if away:
+            await world.stop("server")
+        plan = Office(place.folder).push(executor_file(tmp_path, 1, "b.akd"))
+        await asyncio.sleep(300)
+        assert device.active == plan.digest
+        await world.stop("d0")
+        await asyncio.sleep(5)
+        if not away:
+            await world.stop("server")
+        topic = Topics(SITE).of("d0", "desired")
+        said = world.hub.retained[topic]
+        world.serve()
+        await asyncio.sleep(60)
+        assert world.hub.retained[topic] == said
+        serving.cancel()
+
+    live(office(tmp_path), main)
 
 
 def test_the_chunks_of_a_paused_rollout_do_not_stay(tmp_path: Path) -> None:
@@ -347,6 +386,39 @@ def test_a_clock_that_is_set_on_ends_no_limit(tmp_path: Path) -> None:
         await world.until(lambda: world.fleet.counts["timed-out"] == 1, 200)
         events = [told(each.event) for each in AuditLog(world.office.folder).read()]
         assert sum("clock was set on by 86,400 s" in each for each in events) == 1
+
+    live(office(tmp_path), main)
+
+
+def test_a_clock_that_is_set_on_twice_at_once_ends_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time while the server reads its trail."""
+    shift, look = 0.0, Office.look
+
+    async def main(world: World) -> None:
+        nonlocal shift
+        loop = asyncio.get_running_loop()
+        world.clock = lambda: 1e6 + loop.time() + shift
+        world.serve()
+        world.add("d0", trial=60.0)
+        await world.until(lambda: len(world.fleet.devices) == 1)
+        world.push(executor_file(tmp_path), waves=(100.0,), limit=600.0, sample=1)
+        await asyncio.sleep(20)
+
+        def jumps(found: Office) -> Any:
+            nonlocal shift
+            entries = look(found)
+            if found is world.office and shift == 86400.0:
+                shift *= 2
+                assert world.server is not None
+                world.server._clock()
+            return entries
+
+        monkeypatch.setattr(Office, "look", jumps)
+        shift = 86400.0
+        assert await world.over(100) == "finished"
+        assert world.fleet.counts["confirmed"] == 1
 
     live(office(tmp_path), main)
 

@@ -5,7 +5,7 @@ the same state, so a server that was killed goes on where its trail ends.
 
 An event's "what" is one of: created, device, push, wave, timed-out, pause, resume, abort, rollback,
 finish, clock, checkpoint. An event that does not fit the state, such as a wave that was begun as
-someone paused, is ignored.
+someone paused, is ignored; an unknown one raises `LoadError`.
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ class Fleet:
     def _checkpoint(self, entry: Entry, fields: Fields) -> None:
         """Take the state over where lines before it were not folded in, else compare it."""
         if entry.number == self.number + 1:
+            if entry.event != self.checkpoint():
+                # Older ones do not tell who was outbid.
+                for device in self.devices.values():
+                    device.outbid = False
             if entry.event != self.checkpoint():
                 raise LoadError(
                     f"Line {entry.number}: the checkpoint is not what the lines before it make. "

@@ -124,7 +124,7 @@ class Server:
         self._clock = Steady(office.clock, office.fleet.time)
         self._reports: dict[str, Waiting] = {}
         self._later: dict[str, Waiting] = {}
-        self._again = self._rival = False
+        self._again, self._rival = False, 0
         self._seen: dict[str, int] = {}
         self._allowed: dict[str, tuple[float, float]] = {}
         self._news = asyncio.Event()
@@ -185,17 +185,20 @@ class Server:
     def _hear(self, name: str, report: Report) -> None:
         waiting = self._reports.get(name)
         self._reports[name] = Waiting(report) if waiting is None else waiting.joined(report)
+        known = self.office.fleet.devices.get(name)
         if not report.online:
+            # A will may be older than what is known.
+            before = self._seen.get(name, known.seen if known is not None else 0)
+            self._seen[name] = max(before, report.seen)
             return
         self._seen[name] = report.seen
-        known = self.office.fleet.devices.get(name)
-        target = known.target if known is not None else None
-        if target is None or known is None:
+        target, rollout = known.target if known is not None else None, self.office.fleet.rollout
+        if target is None or known is None or rollout is None:
             return
         if report.seen < target.revision:
             self._telling.setdefault(name, _Telling())
-        elif report.seen > target.revision and known.outbid and not self._rival:
-            self._rival = True
+        elif report.seen > target.revision and known.outbid and self._rival != rollout.number:
+            self._rival = rollout.number
             log.warning(
                 "%s obeys another server of %s, after this one has outbid it; it is left to that "
                 "one. One folder serves a fleet: end the other server, and push again.",
@@ -230,10 +233,9 @@ class Server:
 
     def _turn(self, reports: Mapping[str, Waiting], now: float) -> list[Entry]:
         """Write down what came and what is due; return the lines that are new."""
-        office, jumped = self.office, self._clock.jumped
-        entries = office.look()
+        office = self.office
+        entries, jumped = office.look(), self._clock.jump()
         if jumped:
-            self._clock.jumped = 0.0
             event = {"what": "clock", "by": jumped}
             entries += office.change(lambda _: [event], self._clock())
         self._shelf.load(office.fleet, now)
@@ -301,7 +303,7 @@ class Server:
                 continue
             device = fleet.devices[name]
             target = device.target
-            ahead = -1 if target is None else self._seen.get(name, 0) - target.revision
+            ahead = -1 if target is None else self._seen.get(name, device.seen) - target.revision
             # What another server has told it since would be overwritten at the broker.
             done = ahead > 0 or (ahead == 0 and (telling.sent or not telling.anyway))
             if target is None or done or (telling.sent and not device.online):
@@ -378,9 +380,7 @@ class Steady:
     """
 
     def __init__(self, clock: Callable[[], float], least: float) -> None:
-        self.jumped = 0.0
-        """Seconds by which the machine's clock was set on; who takes note of it sets it to 0."""
-        self._clock, self._now = clock, least
+        self._clock, self._now, self._jumped = clock, least, 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._at = 0.0
         self._lock = threading.Lock()
@@ -396,8 +396,14 @@ class Steady:
             passed = self._now + at - self._at
             self._now, self._at = max(passed, self._clock()), at
             if not first and self._now > passed + _JUMP:
-                self.jumped += self._now - passed
+                self._jumped += self._now - passed
             return self._now
+
+    def jump(self) -> float:
+        """Return the seconds by which the machine's clock was set on since the last call."""
+        with self._lock:
+            jumped, self._jumped = self._jumped, 0.0
+            return jumped
 
 
 @contextmanager

@@ -94,7 +94,8 @@ class World:
 
     def fetched(self, name: str = NAME, *, into: list[bytes] | None = None) -> str:
         """Let the device fetch a file: "" if it takes it, else why not."""
-        return self._why(lambda trust: (into or []).append(trust.fetch("here", name, 1000)[0]))
+        found = [] if into is None else into
+        return self._why(lambda trust: found.append(trust.fetch("here", name, 1000)[0]))
 
     def _why(self, work: Callable[[TrustStore], object]) -> str:
         self.asked.clear()

@@ -482,7 +482,7 @@ def test_targets_role_removal(world: World) -> None:
     assert world.refused() == ""
     del world.about["snapshot"].meta["delegated.json"]
     world.publish("snapshot", "timestamp")
-    assert world.refused()
+    assert world.refused() == "damaged"
     assert world.versions["snapshot"] == 2
 
 
